@@ -1,0 +1,32 @@
+package stack
+
+import (
+	"fmt"
+	"os"
+)
+
+// configure writes both daemons' configuration files.
+func (s *Stack) configure() error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
+	}
+	containerd := fmt.Sprintf(`version = 3
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs"]
+[grpc]
+  address = %q
+[ttrpc]
+  address = %q
+[proxy_plugins.%s]
+  type = "snapshot"
+  address = %q
+`, s.path("root"), s.path("state"), s.Address(), s.path("containerd.ttrpc"), Snapshotter, s.path("run/snapshotter.sock"))
+	if err := os.WriteFile(s.path("containerd.toml"), []byte(containerd), 0o600); err != nil {
+		return err
+	}
+	sproutd := fmt.Sprintf("run_dir = %q\nstate_dir = %q\ncgroup_root = %q\ncriu = %q\nrunc = %q\n%s\n",
+		s.RunDir(), s.path("lib"), s.CgroupRoot(), s.bin("criu"), s.bin("runc"), s.config)
+	return os.WriteFile(s.path("sproutd.toml"), []byte(sproutd), 0o600)
+}

@@ -1,0 +1,133 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// daemon is one process of the stack's own.
+type daemon struct {
+	name string
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{}
+	err  error
+}
+
+func (s *Stack) spawn(name string, args ...string) (*daemon, error) {
+	file, err := os.OpenFile(s.path(name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{name: name, log: file, done: make(chan struct{})}
+	d.cmd = exec.Command(s.bin(name), args...)
+	d.cmd.Env = s.environ()
+	d.cmd.Dir = s.Dir
+	if d.cmd.Stderr = io.Writer(file); s.log != nil {
+		d.cmd.Stderr = io.MultiWriter(file, s.log)
+	}
+	d.cmd.Stdout = d.cmd.Stderr
+	// A shim that outlives containerd holds its stderr: do not wait for those.
+	d.cmd.WaitDelay = time.Second
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s (run `make tools build` first?): %w", name, err), file.Close())
+	}
+	go func() {
+		defer close(d.done)
+		d.err = d.cmd.Wait()
+		_ = file.Close()
+	}()
+	return d, nil
+}
+
+// waitSocket dials until the daemon accepts; containerd and sproutd give no other sign that reaches a process which did not start them by systemd.
+func (d *daemon) waitSocket(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-d.done:
+			return fmt.Errorf("start %s: ended early (%v), see %s", d.name, d.err, d.log.Name())
+		case <-ctx.Done():
+			return fmt.Errorf("start %s: %s does not answer, see %s: %w", d.name, path, d.log.Name(), ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *daemon) pid() int {
+	if d == nil {
+		return 0
+	}
+	return d.cmd.Process.Pid
+}
+
+// stop asks the daemon to end, and ends it when it does not.
+func (d *daemon) stop() error {
+	if d == nil {
+		return nil
+	}
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	select {
+	case <-d.done:
+		return nil
+	case <-time.After(20 * time.Second):
+		return errors.Join(fmt.Errorf("stop %s: it ignored SIGTERM for 20 s and was killed", d.name), d.cmd.Process.Kill())
+	}
+}
+
+// endStrays ends what carries the stack's directory in its environment or arguments and is still alive: shims, keepers, instances' helpers.
+// Naming them in an error is what makes a leak visible to the tests.
+func (s *Stack) endStrays() error {
+	var found []string
+	for _, pid := range s.Processes() {
+		cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil {
+			continue
+		}
+		found = append(found, fmt.Sprintf("%d (%s)", pid, strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " ")))
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("processes left behind, killed: %s", strings.Join(found, "; "))
+	}
+	return nil
+}
+
+// Processes lists the processes of the stack other than its two daemons and the caller, known by the stack's directory in their environment.
+func (s *Stack) Processes() []int {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() || pid == s.containerd.pid() || pid == s.sproutd.pid() {
+			continue
+		}
+		if env, err := os.ReadFile(filepath.Join(dir, "environ")); err == nil && strings.Contains(string(env), "SPROUT_RUN_DIR="+s.RunDir()+"\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
