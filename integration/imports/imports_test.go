@@ -1,4 +1,5 @@
-package integration
+// Package imports holds the import rule of the project as a test: it needs neither root nor a containerd.
+package imports
 
 import (
 	"bytes"
