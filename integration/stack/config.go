@@ -10,6 +10,10 @@ func (s *Stack) configure() error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
+	// A link of the stack's own, so that a test can put another program in CRIU's place.
+	if err := os.Symlink(s.bin("criu"), s.path("criu")); err != nil {
+		return err
+	}
 	containerd := fmt.Sprintf(`version = 3
 root = %q
 state = %q
@@ -27,6 +31,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 		return err
 	}
 	sproutd := fmt.Sprintf("run_dir = %q\nstate_dir = %q\ncgroup_root = %q\ncriu = %q\nrunc = %q\n%s\n",
-		s.RunDir(), s.path("lib"), s.CgroupRoot(), s.bin("criu"), s.bin("runc"), s.config)
+		s.RunDir(), s.path("lib"), s.CgroupRoot(), s.path("criu"), s.bin("runc"), s.config)
 	return os.WriteFile(s.path("sproutd.toml"), []byte(sproutd), 0o600)
 }

@@ -1,0 +1,148 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sproutrun/sprout/integration/stack"
+)
+
+// cycles is how often a container is started and removed on each rung before what is left is counted.
+const cycles = 200
+
+// census is everything on the host that a start could leave behind.
+type census map[string]int
+
+// count takes the census: processes, mounts, cgroups, network namespaces, files below the stack, and the daemons' file descriptors.
+func count(t *testing.T, s *stack.Stack) census {
+	t.Helper()
+	c := census{}
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespaces := map[string]bool{}
+	for _, dir := range procs {
+		if _, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
+			c["processes"]++
+		}
+		if ns, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil {
+			namespaces[ns] = true
+		}
+	}
+	c["network namespaces"] = len(namespaces)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c["mounts"] = strings.Count(string(mounts), "\n")
+	c["cgroups"] = directories(t, "/sys/fs/cgroup")
+	for _, dir := range []string{"run", "lib/seeds", "lib/snapshots/snapshots", "state"} {
+		c["files in "+dir] = entries(filepath.Join(s.Dir, dir))
+	}
+	c["runc states"] = entries(filepath.Join("/run/containerd/runc", s.Namespace))
+	for name, pid := range map[string]int{"containerd": s.ContainerdPID(), "sproutd": s.SproutdPID()} {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c["descriptors of "+name] = len(fds)
+	}
+	return c
+}
+
+func directories(t *testing.T, root string) int {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(root, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			n++
+		}
+		return nil // A cgroup that goes away while it is looked at is no error.
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func entries(root string) int {
+	n := 0
+	_ = filepath.WalkDir(root, func(_ string, _ os.DirEntry, err error) error {
+		if err == nil {
+			n++
+		}
+		return nil
+	})
+	return n
+}
+
+// settled takes the census until it equals want or half a minute has passed: network namespaces and cgroups go a moment after their last process.
+func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		left = nil
+		for what, now := range count(t, s) {
+			// A daemon may keep a few more descriptors (connections, epoll) than at its very first start; hundreds of cycles would show as hundreds.
+			slack := 0
+			if strings.HasPrefix(what, "descriptors") {
+				slack = 8
+			}
+			if now > want[what]+slack {
+				left = append(left, fmt.Sprintf("%s: %d before, %d after", what, want[what], now))
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			sort.Strings(left)
+			return left
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func TestCyclesLeaveNothingBehind(t *testing.T) {
+	s := ownStack(t, "python-demo")
+	seed := bakedPython(t, s)
+	for _, rung := range []struct {
+		name   string
+		spares int
+		args   []string
+	}{
+		{"cold", 0, []string{"--env", "NOT_IN_ANY_SEED=1"}},
+		{"restore", 0, nil},
+		{"thaw", 3, nil},
+	} {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, s, seed, rung.spares)
+			cycle(t, s, seed, rung.name, rung.spares, rung.args, 0)
+			before := count(t, s)
+			for i := 1; i <= cycles; i++ {
+				cycle(t, s, seed, rung.name, rung.spares, rung.args, i)
+			}
+			if left := settled(t, s, before); len(left) > 0 {
+				t.Errorf("after %d cycles:\n%s", cycles, strings.Join(left, "\n"))
+			}
+		})
+	}
+}
+
+// cycle starts one container on a rung, makes sure that it was that rung, and removes it.
+func cycle(t *testing.T, s *stack.Stack, seed, rung string, spares int, args []string, i int) {
+	t.Helper()
+	if spares > 0 {
+		setPool(t, s, seed, spares)
+	}
+	id := fmt.Sprintf("cycle-%s-%d", rung, i)
+	list := append([]string{"run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter}, args...)
+	if _, err := s.Ctr(t.Context(), append(list, stack.Ref("python-demo"), id)...); err != nil {
+		t.Fatal(err)
+	}
+	wantRung(t, s, id, rung)
+	remove(t, s, id)
+}

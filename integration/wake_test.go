@@ -1,0 +1,345 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sproutrun/sprout/integration/stack"
+)
+
+// wokenRungs are the rungs above cold; spares is what the pool holds while the rung is tested.
+var wokenRungs = []struct {
+	name   string
+	spares int
+}{{"thaw", 2}, {"restore", 0}}
+
+// run starts a container with ctr on the sprout runtime.
+func run(t *testing.T, s *stack.Stack, id, image string, args ...string) {
+	t.Helper()
+	list := append([]string{"run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter}, args...)
+	if _, err := s.Ctr(t.Context(), append(list, stack.Ref(image), id)...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, s, id) })
+}
+
+// remove kills and deletes a container and its task.
+func remove(t *testing.T, s *stack.Stack, id string) {
+	t.Helper()
+	ctx := s.Context(contextOf(t))
+	c, err := s.Client.LoadContainer(ctx, id)
+	if err != nil {
+		return // The test removed it.
+	}
+	if err := s.Remove(ctx, c); err != nil {
+		t.Error(err)
+	}
+}
+
+// pid is the host's pid of a container's init.
+func pid(t *testing.T, s *stack.Stack, id string) int {
+	t.Helper()
+	ctx := s.Context(t.Context())
+	c, err := s.Client.LoadContainer(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := c.Task(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(task.Pid())
+}
+
+// get asks the app in a container.
+func get(t *testing.T, s *stack.Stack, id, path string) string {
+	t.Helper()
+	p := pid(t, s, id)
+	if err := stack.AwaitReply(t.Context(), p, "8080", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	body, err := stack.Get(p, "8080", path)
+	if err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+	return strings.TrimSpace(body)
+}
+
+func TestWokenContainerAnswersAndSaysHowItWasStarted(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			id := "answers-" + rung.name
+			run(t, house, id, "python-demo")
+			get(t, house, id, "/")
+			out := wantRung(t, house, id, rung.name)
+			if rung.name == "thaw" && !strings.Contains(out, "0 fallbacks") {
+				t.Errorf("thaw passed something over:\n%s", out)
+			}
+			if rung.name == "restore" && !strings.Contains(out, "no-spare") {
+				t.Errorf("restore does not say that there was no spare:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestWokenContainerServesExecKillAndExitStatus(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			id := "exec-" + rung.name
+			run(t, house, id, "python-demo")
+			wantRung(t, house, id, rung.name)
+			out, err := house.Ctr(t.Context(), "task", "exec", "--exec-id", "e1", id, "sh", "-c", "echo from inside; cat /proc/1/comm")
+			if err != nil || !strings.Contains(out, "from inside") || !strings.Contains(out, "python") {
+				t.Fatalf("exec: %v %q", err, out)
+			}
+			if out, err = house.Ctr(t.Context(), "task", "ps", id); err != nil || !strings.Contains(out, fmt.Sprint(pid(t, house, id))) {
+				t.Errorf("ps: %v %q", err, out)
+			}
+			if out, err = house.Ctr(t.Context(), "task", "metrics", id); err != nil || !strings.Contains(out, "memory") {
+				t.Errorf("metrics: %v %q", err, out)
+			}
+			for _, verb := range []string{"pause", "resume"} {
+				if _, err := house.Ctr(t.Context(), "task", verb, id); err != nil {
+					t.Error(err)
+				}
+			}
+			get(t, house, id, "/")
+			if status := exitOf(t, house, id, "/exit?code=7"); status != 7 {
+				t.Errorf("exit status %d, want 7", status)
+			}
+		})
+	}
+}
+
+// exitOf asks the app to end and returns the exit status that containerd reports.
+func exitOf(t *testing.T, s *stack.Stack, id, path string) uint32 {
+	t.Helper()
+	ctx := s.Context(t.Context())
+	c, err := s.Client.LoadContainer(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := c.Task(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exit, err := task.Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The app may end before it has answered: the status is what counts.
+	_, _ = stack.Get(int(task.Pid()), "8080", path)
+	select {
+	case status := <-exit:
+		return status.ExitCode()
+	case <-time.After(20 * time.Second):
+		t.Fatal("the container did not end")
+		return 0
+	}
+}
+
+func TestTwoWokenContainersShareNothingThatTheyWrite(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			first, second := "first-"+rung.name, "second-"+rung.name
+			run(t, house, first, "python-demo")
+			run(t, house, second, "python-demo")
+			wantRung(t, house, first, rung.name)
+			wantRung(t, house, second, rung.name)
+			get(t, house, first, "/write?path=/tmp/mine&data=secret")
+			if got := get(t, house, first, "/file?path=/tmp/mine"); got != "secret" {
+				t.Errorf("the writer reads %q", got)
+			}
+			if body, err := stack.Get(pid(t, house, second), "8080", "/file?path=/tmp/mine"); err == nil {
+				t.Errorf("the other container reads %q", body)
+			}
+			if a, b := netnsOf(t, first), netnsOf(t, second); a == b {
+				t.Errorf("both are in network namespace %s", a)
+			}
+		})
+	}
+}
+
+func netnsOf(t *testing.T, id string) string {
+	t.Helper()
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid(t, house, id)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+func TestWhatAWokenContainerWritesIsInItsSnapshot(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			id := "snapshot-" + rung.name
+			run(t, house, id, "python-demo")
+			wantRung(t, house, id, rung.name)
+			get(t, house, id, "/write?path=/srv-marker&data=kept")
+			mounts, err := house.Client.SnapshotService(stack.Snapshotter).Mounts(house.Context(t.Context()), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var upper string
+			for _, option := range mounts[0].Options {
+				if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
+					upper = dir
+				}
+			}
+			if data, err := os.ReadFile(filepath.Join(upper, "srv-marker")); err != nil || string(data) != "kept" {
+				t.Errorf("the snapshot's upper directory holds %q, %v", data, err)
+			}
+		})
+	}
+}
+
+func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			id := "bound-" + rung.name
+			run(t, house, id, "python-demo", "--hostname", "bound-host", "--cgroup", "/"+house.Namespace+"-x/"+id)
+			wantRung(t, house, id, rung.name)
+			if got := get(t, house, id, "/hostname"); got != "bound-host" {
+				t.Errorf("host name %q", got)
+			}
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid(t, house, id)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+				// The systemd hierarchy is named only where systemd runs; every other one must hold the container in the cgroup of its spec.
+				if !strings.HasSuffix(line, "/"+house.Namespace+"-x/"+id) {
+					t.Errorf("cgroup %s", line)
+				}
+			}
+		})
+	}
+}
+
+func TestLogsOfAWokenContainerArriveByteForByte(t *testing.T) {
+	const burst = 8 << 20
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			setPool(t, house, seed, rung.spares)
+			id := "logs-" + rung.name
+			file := filepath.Join(t.TempDir(), "log")
+			run(t, house, id, "python-demo", "--log-uri", "file://"+file)
+			wantRung(t, house, id, rung.name)
+			get(t, house, id, fmt.Sprintf("/log?bytes=%d", burst))
+			if status := exitOf(t, house, id, "/exit?code=0"); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Size() < burst {
+				t.Errorf("%d bytes logged, want at least %d", info.Size(), burst)
+			}
+		})
+	}
+}
+
+func TestSparesAreClaimedOnce(t *testing.T) {
+	seed := bakedPython(t, house)
+	setPool(t, house, seed, 3)
+	var wg sync.WaitGroup
+	const starts = 8
+	errs := make([]error, starts)
+	for i := range starts {
+		wg.Go(func() {
+			_, errs[i] = house.Ctr(t.Context(), "run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter, stack.Ref("python-demo"), fmt.Sprintf("once-%d", i))
+		})
+	}
+	wg.Wait()
+	pids := map[int]string{}
+	for i, err := range errs {
+		id := fmt.Sprintf("once-%d", i)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		t.Cleanup(func() { remove(t, house, id) })
+		p := pid(t, house, id)
+		if other, taken := pids[p]; taken {
+			t.Errorf("%s and %s are the same process %d", id, other, p)
+		}
+		pids[p] = id
+		get(t, house, id, "/")
+	}
+}
+
+func TestFrozenSpareUsesNoCPU(t *testing.T) {
+	seed := bakedPython(t, house)
+	setPool(t, house, seed, 2)
+	before := sparesCPU(t, house)
+	time.Sleep(2 * time.Second)
+	if after := sparesCPU(t, house); before != after {
+		t.Errorf("threads of spares ran: schedstat before %v, after %v", before, after)
+	}
+}
+
+// sparesCPU is the schedstat line of every thread of every spare.
+func sparesCPU(t *testing.T, s *stack.Stack) string {
+	t.Helper()
+	pids, err := s.SparePIDs()
+	if err != nil || len(pids) == 0 {
+		t.Fatalf("no spares: %v", err)
+	}
+	var b strings.Builder
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "%s %s", file, data)
+		}
+	}
+	return b.String()
+}
+
+func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
+	s := ownStack(t, "tomcat-demo", "node-demo", "php-demo", "redis-demo")
+	for _, app := range []struct{ name, ready, warmup, port string }{
+		{"tomcat-demo", "http://:8080/", "50", "8080"},
+		{"node-demo", "http://:8080/", "20", "8080"},
+		{"php-demo", "http://:8080/", "20", "8080"},
+		{"redis-demo", "tcp://:6379", "0", ""},
+	} {
+		t.Run(app.name, func(t *testing.T) {
+			seed := baked(t, s, app.name, app.name, "--ready", app.ready, "--warmup", app.warmup)
+			for _, rung := range wokenRungs {
+				setPool(t, s, seed, rung.spares)
+				id := app.name + "-" + rung.name
+				run(t, s, id, app.name)
+				wantRung(t, s, id, rung.name)
+				if app.port != "" {
+					get(t, s, id, "/")
+				} else {
+					pingRedis(t, s, id)
+				}
+			}
+		})
+	}
+}
