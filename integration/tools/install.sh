@@ -16,7 +16,7 @@ packages=(
 	ca-certificates curl
 	gcc libc6-dev pkg-config libseccomp-dev # runc is cgo
 	patchelf                                # CRIU
-	mmdebstrap zstd                         # images
+	zstd                                    # images
 	protobuf-compiler                       # make generate
 	iproute2 iptables                       # container networks; CRIU calls iptables
 )
