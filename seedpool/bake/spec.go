@@ -1,0 +1,94 @@
+package bake
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// lateFiles are bound anew into each instance: their mounts are not in the image.
+var lateFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/dev/termination-log"}
+
+// adapt gives the spec under which the app is baked: its own copy, without what an instance gets later (late mounts, hooks), with
+// the cgroup of the bake and a network namespace without a path. The hostname and the resources stay as asked. A spec whose image
+// could not be woken elsewhere is refused.
+func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, error) {
+	if err := refuse(asked); err != nil {
+		return nil, err
+	}
+	spec, err := clone(asked)
+	if err != nil {
+		return nil, err
+	}
+	spec.Root.Path = "rootfs"
+	spec.Hooks = nil
+	spec.Linux.CgroupsPath = cgroup
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
+		return slices.ContainsFunc(slices.Concat(lateFiles, lateMounts), func(late string) bool {
+			return path.Clean(m.Destination) == path.Clean(late)
+		})
+	})
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.NetworkNamespace
+	})
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	return spec, nil
+}
+
+// refuse names the part of a spec that no image can carry.
+func refuse(spec *specs.Spec) error {
+	switch {
+	case spec == nil || spec.Process == nil || spec.Root == nil || spec.Linux == nil:
+		return errors.New("the spec lacks process, root or linux")
+	case spec.Process.Terminal:
+		return errors.New("the spec asks for a terminal, which belongs to one instance only")
+	case spec.Linux.RootfsPropagation == "shared" || spec.Linux.RootfsPropagation == "rshared":
+		return errors.New("the spec shares its mounts with the host")
+	}
+	has := make(map[specs.LinuxNamespaceType]bool)
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == specs.UserNamespace {
+			return errors.New("the spec has a user namespace")
+		}
+		if n.Path != "" && n.Type != specs.NetworkNamespace {
+			return fmt.Errorf("the spec joins the %s namespace %s", n.Type, n.Path)
+		}
+		has[n.Type] = true
+	}
+	for _, own := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+		if !has[own] {
+			return fmt.Errorf("the spec uses the host's %s namespace", own)
+		}
+	}
+	return nil
+}
+
+// withNetNS gives a copy of an adapted spec that joins the network namespace at file.
+func withNetNS(adapted *specs.Spec, file string) (*specs.Spec, error) {
+	spec, err := clone(adapted)
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range spec.Linux.Namespaces {
+		if n.Type == specs.NetworkNamespace {
+			spec.Linux.Namespaces[i].Path = file
+		}
+	}
+	return spec, nil
+}
+
+func clone(spec *specs.Spec) (*specs.Spec, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("copy spec: %w", err)
+	}
+	var copied specs.Spec
+	if err := json.Unmarshal(data, &copied); err != nil {
+		return nil, fmt.Errorf("copy spec: %w", err)
+	}
+	return &copied, nil
+}
