@@ -1,0 +1,105 @@
+package linux
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountFlags are the options of fstab and of the runtime spec that the kernel takes as flags; the others are data for the file system.
+var mountFlags = map[string]struct {
+	clear bool
+	flag  uintptr
+}{
+	"defaults": {false, 0}, "async": {true, unix.MS_SYNCHRONOUS}, "atime": {true, unix.MS_NOATIME}, "bind": {false, unix.MS_BIND},
+	"dev": {true, unix.MS_NODEV}, "diratime": {true, unix.MS_NODIRATIME}, "dirsync": {false, unix.MS_DIRSYNC}, "exec": {true, unix.MS_NOEXEC},
+	"noatime": {false, unix.MS_NOATIME}, "nodev": {false, unix.MS_NODEV}, "nodiratime": {false, unix.MS_NODIRATIME}, "noexec": {false, unix.MS_NOEXEC},
+	"norelatime": {true, unix.MS_RELATIME}, "nostrictatime": {true, unix.MS_STRICTATIME}, "nosuid": {false, unix.MS_NOSUID},
+	"rbind": {false, unix.MS_BIND | unix.MS_REC}, "relatime": {false, unix.MS_RELATIME}, "ro": {false, unix.MS_RDONLY}, "rw": {true, unix.MS_RDONLY},
+	"strictatime": {false, unix.MS_STRICTATIME}, "suid": {true, unix.MS_NOSUID}, "sync": {false, unix.MS_SYNCHRONOUS},
+}
+
+// propagations are the options that set how mount events travel, applied after the mount.
+var propagations = map[string]uintptr{
+	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC, "slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC,
+	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC, "unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
+}
+
+// ParseMountOptions splits mount options into the kernel's flags, the propagation flags (0: none was asked for) and the file system's own data.
+func ParseMountOptions(options []string) (flags, propagation uintptr, data string) {
+	var rest []string
+	for _, option := range options {
+		if f, ok := mountFlags[option]; ok {
+			if f.clear {
+				flags &^= f.flag
+			} else {
+				flags |= f.flag
+			}
+			continue
+		}
+		if p, ok := propagations[option]; ok {
+			propagation = p
+			continue
+		}
+		rest = append(rest, option)
+	}
+	return flags, propagation, strings.Join(rest, ",")
+}
+
+// Mount is mount(2) with a named error.
+func Mount(source, target, fstype string, flags uintptr, data string) error {
+	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", fstype, target, os.NewSyscallError("mount", err))
+	}
+	return nil
+}
+
+// Overlay mounts an overlay file system with the options of the snapshotter (lowerdir=…, upperdir=…, workdir=…).
+func Overlay(target string, options []string) error {
+	flags, _, data := ParseMountOptions(options)
+	return Mount("overlay", target, "overlay", flags, data)
+}
+
+// Tmpfs mounts a tmpfs.
+func Tmpfs(target, source string, flags uintptr, data string) error {
+	return Mount(source, target, "tmpfs", flags, data)
+}
+
+// Bind mounts a file or directory a second time.
+func Bind(source, target string, readonly, recursive bool) error {
+	flags := uintptr(unix.MS_BIND)
+	if recursive {
+		flags |= unix.MS_REC
+	}
+	if err := Mount(source, target, "bind", flags, ""); err != nil {
+		return err
+	}
+	if !readonly {
+		return nil
+	}
+	return Remount(target, unix.MS_RDONLY)
+}
+
+// Remount gives an existing mount, and not its file system, other flags.
+func Remount(target string, flags uintptr) error {
+	return Mount("", target, "bind", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+}
+
+// Unmount detaches a mount: it is out of sight at once and goes when its last user does. A path that is no mount is no error.
+func Unmount(target string) error {
+	if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount %s: %w", target, os.NewSyscallError("umount2", err))
+	}
+	return nil
+}
+
+// PrivateMounts gives the calling process, which must have one thread or be starting, a mount namespace of its own that follows the host's mounts but
+// does not show its own to the host.
+func PrivateMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	return Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
+}

@@ -1,0 +1,128 @@
+package linux
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Pidfd names one process for as long as it is open: its pid may be reused, the descriptor's process is always the same.
+type Pidfd struct {
+	pid  int
+	file *os.File
+}
+
+// OpenPidfd opens a process. A pid that may be reused must be checked against its start time afterwards (Alive).
+func OpenPidfd(pid int) (*Pidfd, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("open pidfd of %d: %w", pid, os.NewSyscallError("pidfd_open", err))
+	}
+	return &Pidfd{pid: pid, file: os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))}, nil
+}
+
+// File is the descriptor itself, still owned by the Pidfd.
+func (p *Pidfd) File() *os.File { return p.file }
+
+// Close releases the descriptor.
+func (p *Pidfd) Close() error { return p.file.Close() }
+
+// Wait returns when the process has ended. It costs no thread: the descriptor is watched by the Go runtime's poller.
+func (p *Pidfd) Wait(ctx context.Context) error {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.pid, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0
+	})
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+// ExitStatus returns the wait status of a process that has ended and was reaped by its parent, whoever that is. ok is false when the kernel
+// cannot tell (before 6.15), or the process was not reaped yet.
+func (p *Pidfd) ExitStatus() (status syscall.WaitStatus, ok bool, err error) {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	err = p.info(&info)
+	switch {
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ESRCH):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, fmt.Errorf("read exit status of %d: %w", p.pid, os.NewSyscallError("ioctl PIDFD_GET_INFO", err))
+	}
+	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return 0, false, nil
+	}
+	return syscall.WaitStatus(info.Exit_code), true, nil
+}
+
+func (p *Pidfd) info(info *unix.PidfdInfo) error {
+	return p.control(func(fd int) error { return unix.IoctlPidfdInfo(fd, info) })
+}
+
+// control runs fn on the descriptor. File.Fd would switch it to blocking mode and take it from the poller.
+func (p *Pidfd) control(fn func(fd int) error) error {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	if err := raw.Control(func(fd uintptr) { result = fn(int(fd)) }); err != nil {
+		return err
+	}
+	return result
+}
+
+// Signal sends a signal to the process; os.ErrProcessDone when it has ended.
+func (p *Pidfd) Signal(sig syscall.Signal) error {
+	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// StartTime returns field 22 of /proc/PID/stat, in clock ticks since boot: with the pid it names a process for ever.
+func StartTime(pid int) (uint64, error) {
+	_, start, err := stat(pid)
+	return start, err
+}
+
+// Alive says whether a process exists, is the one that started then, and is no zombie.
+func Alive(pid int, start uint64) bool {
+	state, now, err := stat(pid)
+	return err == nil && now == start && state != 'Z' && state != 'X'
+}
+
+// stat reads state and start time. The second field is the program's name in brackets and may hold anything, also brackets.
+func stat(pid int) (state byte, start uint64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	end := bytes.LastIndexByte(data, ')')
+	fields := bytes.Fields(data[end+1:])
+	const startField = 22 - 3
+	if end < 0 || len(fields) <= startField {
+		return 0, 0, fmt.Errorf("parse /proc/%d/stat: %q", pid, data)
+	}
+	start, err = strconv.ParseUint(string(fields[startField]), 10, 64)
+	return fields[0][0], start, err
+}
