@@ -67,7 +67,9 @@ type Key struct {
 	// Environment name -> digest of its value.
 	Env map[string]string `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Mount destination -> digest of the mount.
-	Mounts        map[string]string `protobuf:"bytes,3,rep,name=mounts,proto3" json:"mounts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Mounts map[string]string `protobuf:"bytes,3,rep,name=mounts,proto3" json:"mounts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The destinations in the order in which they are mounted.
+	MountOrder    []string `protobuf:"bytes,4,rep,name=mount_order,json=mountOrder,proto3" json:"mount_order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +121,13 @@ func (x *Key) GetEnv() map[string]string {
 func (x *Key) GetMounts() map[string]string {
 	if x != nil {
 		return x.Mounts
+	}
+	return nil
+}
+
+func (x *Key) GetMountOrder() []string {
+	if x != nil {
+		return x.MountOrder
 	}
 	return nil
 }
@@ -273,11 +282,13 @@ func (x *LookupResponse) GetDiffers() []string {
 }
 
 type ClaimRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Seed          string                 `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
-	Upperdir      string                 `protobuf:"bytes,4,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Seed      string                 `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
+	Upperdir  string                 `protobuf:"bytes,4,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
+	// The shim that asks: when it dies before Bound, the instance is destroyed.
+	ShimPid       uint32 `protobuf:"varint,5,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +349,13 @@ func (x *ClaimRequest) GetUpperdir() string {
 		return x.Upperdir
 	}
 	return ""
+}
+
+func (x *ClaimRequest) GetShimPid() uint32 {
+	if x != nil {
+		return x.ShimPid
+	}
+	return 0
 }
 
 // Instance is one frozen container made from a seed.
@@ -516,7 +534,9 @@ type RestoreRequest struct {
 	// The container's cgroup path (spec linux.cgroupsPath), made by the caller in every hierarchy and frozen in v2.
 	Cgroup string `protobuf:"bytes,5,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	// Network namespace to wake in: empty makes a new one, else a path ("/proc/1/ns/net" is the host's).
-	Netns         string `protobuf:"bytes,6,opt,name=netns,proto3" json:"netns,omitempty"`
+	Netns string `protobuf:"bytes,6,opt,name=netns,proto3" json:"netns,omitempty"`
+	// The shim that asks: when it dies before Bound, the instance is destroyed.
+	ShimPid       uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -591,6 +611,13 @@ func (x *RestoreRequest) GetNetns() string {
 		return x.Netns
 	}
 	return ""
+}
+
+func (x *RestoreRequest) GetShimPid() uint32 {
+	if x != nil {
+		return x.ShimPid
+	}
+	return 0
 }
 
 type RestoreResponse struct {
@@ -1245,6 +1272,87 @@ func (x *SeedInfo) GetSparesReady() uint32 {
 	return 0
 }
 
+// SeedMeta is all that is kept of a seed beside its images: its row in the index, and meta.json in its directory.
+type SeedMeta struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without the counts of the pool.
+	Info *SeedInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
+	// Chain id of the image it was baked on.
+	ChainId string `protobuf:"bytes,2,opt,name=chain_id,json=chainId,proto3" json:"chain_id,omitempty"`
+	// Keys of the standard streams in the images (pipe:[inode]); empty: /dev/null.
+	StdioKeys []string   `protobuf:"bytes,3,rep,name=stdio_keys,json=stdioKeys,proto3" json:"stdio_keys,omitempty"`
+	Ready     *Readiness `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	// The steps of the bake and how long they took.
+	Phases        []*Phase `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedMeta) Reset() {
+	*x = SeedMeta{}
+	mi := &file_sprout_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedMeta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedMeta) ProtoMessage() {}
+
+func (x *SeedMeta) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
+func (*SeedMeta) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SeedMeta) GetInfo() *SeedInfo {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *SeedMeta) GetChainId() string {
+	if x != nil {
+		return x.ChainId
+	}
+	return ""
+}
+
+func (x *SeedMeta) GetStdioKeys() []string {
+	if x != nil {
+		return x.StdioKeys
+	}
+	return nil
+}
+
+func (x *SeedMeta) GetReady() *Readiness {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
+func (x *SeedMeta) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
 type Readiness struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// http, tcp, log, file or exec.
@@ -1258,7 +1366,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1378,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1391,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{17}
+	return file_sprout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1328,7 +1436,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1448,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1461,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -1440,7 +1548,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1560,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1573,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -1513,7 +1621,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1633,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1646,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -1557,7 +1665,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1677,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1690,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -1603,7 +1711,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1723,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1736,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -1663,7 +1771,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1783,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1796,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -1730,7 +1838,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1850,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1863,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -1837,7 +1945,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1957,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +1970,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -1881,7 +1989,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2001,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2014,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -1927,7 +2035,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2047,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2060,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -1978,7 +2086,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2098,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2111,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2024,7 +2132,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2144,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2157,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2082,7 +2190,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2202,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2215,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2138,7 +2246,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2258,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2271,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2232,7 +2340,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2352,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2365,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2283,7 +2391,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2403,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2416,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2323,11 +2431,13 @@ var File_sprout_proto protoreflect.FileDescriptor
 const file_sprout_proto_rawDesc = "" +
 	"\n" +
 	"\fsprout.proto\x12\tsprout.v1\"\a\n" +
-	"\x05Empty\"\xc2\x02\n" +
+	"\x05Empty\"\xe3\x02\n" +
 	"\x03Key\x12/\n" +
 	"\x05parts\x18\x01 \x03(\v2\x19.sprout.v1.Key.PartsEntryR\x05parts\x12)\n" +
 	"\x03env\x18\x02 \x03(\v2\x17.sprout.v1.Key.EnvEntryR\x03env\x122\n" +
-	"\x06mounts\x18\x03 \x03(\v2\x1a.sprout.v1.Key.MountsEntryR\x06mounts\x1a8\n" +
+	"\x06mounts\x18\x03 \x03(\v2\x1a.sprout.v1.Key.MountsEntryR\x06mounts\x12\x1f\n" +
+	"\vmount_order\x18\x04 \x03(\tR\n" +
+	"mountOrder\x1a8\n" +
 	"\n" +
 	"PartsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2348,12 +2458,13 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06spares\x18\x02 \x01(\rR\x06spares\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\anearest\x18\x04 \x01(\tR\anearest\x12\x18\n" +
-	"\adiffers\x18\x05 \x03(\tR\adiffers\"l\n" +
+	"\adiffers\x18\x05 \x03(\tR\adiffers\"\x87\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\tR\x04seed\x12\x1a\n" +
-	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\xf2\x01\n" +
+	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x19\n" +
+	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\"\xf2\x01\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -2368,14 +2479,15 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06keeper\x18\n" +
 	" \x01(\tR\x06keeper\"@\n" +
 	"\rClaimResponse\x12/\n" +
-	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\"\x9c\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\"\xb7\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\tR\x04seed\x12\x1a\n" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x16\n" +
 	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\x12\x14\n" +
-	"\x05netns\x18\x06 \x01(\tR\x05netns\"l\n" +
+	"\x05netns\x18\x06 \x01(\tR\x05netns\x12\x19\n" +
+	"\bshim_pid\x18\a \x01(\rR\ashimPid\"l\n" +
 	"\x0fRestoreResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"*\n" +
@@ -2428,7 +2540,14 @@ const file_sprout_proto_rawDesc = "" +
 	"lateMounts\x12\x1f\n" +
 	"\vspares_want\x18\x10 \x01(\rR\n" +
 	"sparesWant\x12!\n" +
-	"\fspares_ready\x18\x11 \x01(\rR\vsparesReady\"h\n" +
+	"\fspares_ready\x18\x11 \x01(\rR\vsparesReady\"\xc3\x01\n" +
+	"\bSeedMeta\x12'\n" +
+	"\x04info\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04info\x12\x19\n" +
+	"\bchain_id\x18\x02 \x01(\tR\achainId\x12\x1d\n" +
+	"\n" +
+	"stdio_keys\x18\x03 \x03(\tR\tstdioKeys\x12*\n" +
+	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
+	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"h\n" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
@@ -2547,7 +2666,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -2566,31 +2685,32 @@ var file_sprout_proto_goTypes = []any{
 	(*ReportRequest)(nil),         // 14: sprout.v1.ReportRequest
 	(*SeedRef)(nil),               // 15: sprout.v1.SeedRef
 	(*SeedInfo)(nil),              // 16: sprout.v1.SeedInfo
-	(*Readiness)(nil),             // 17: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 18: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 19: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 20: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 21: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 22: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 23: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 24: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 25: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 26: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 27: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 28: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 29: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 30: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 31: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 32: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 33: sprout.v1.ListInstancesResponse
-	nil,                           // 34: sprout.v1.Key.PartsEntry
-	nil,                           // 35: sprout.v1.Key.EnvEntry
-	nil,                           // 36: sprout.v1.Key.MountsEntry
+	(*SeedMeta)(nil),              // 17: sprout.v1.SeedMeta
+	(*Readiness)(nil),             // 18: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 19: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 20: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 21: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 22: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 23: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 24: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 25: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 26: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 27: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 28: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 29: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 30: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 31: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 32: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 33: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 34: sprout.v1.ListInstancesResponse
+	nil,                           // 35: sprout.v1.Key.PartsEntry
+	nil,                           // 36: sprout.v1.Key.EnvEntry
+	nil,                           // 37: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	34, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	35, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	36, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	35, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	36, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	37, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	16, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	5,  // 5: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
@@ -2600,59 +2720,62 @@ var file_sprout_proto_depIdxs = []int32{
 	11, // 9: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
 	13, // 10: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 11: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	17, // 12: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	16, // 13: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	16, // 14: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	24, // 15: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	13, // 16: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	5,  // 17: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	11, // 18: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	5,  // 19: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 20: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 21: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	7,  // 22: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	9,  // 23: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	10, // 24: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	14, // 25: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	18, // 26: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	20, // 27: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	15, // 28: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	15, // 29: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	15, // 30: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	23, // 31: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	25, // 32: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	27, // 33: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 34: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	31, // 35: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	30, // 36: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	30, // 37: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 38: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 39: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 40: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	6,  // 41: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	8,  // 42: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 43: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 44: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 45: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	19, // 46: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	21, // 47: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	16, // 48: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	22, // 49: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 50: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	24, // 51: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	26, // 52: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	28, // 53: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	29, // 54: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	32, // 55: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 56: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 57: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	33, // 58: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 59: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	40, // [40:60] is the sub-list for method output_type
-	20, // [20:40] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	16, // 12: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	18, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	11, // 14: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	18, // 15: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	16, // 16: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	16, // 17: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	25, // 18: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	13, // 19: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	5,  // 20: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	11, // 21: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	5,  // 22: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 23: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 24: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	7,  // 25: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	9,  // 26: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	10, // 27: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	14, // 28: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	19, // 29: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	21, // 30: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	15, // 31: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	15, // 32: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	15, // 33: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	24, // 34: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	26, // 35: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	28, // 36: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 37: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	32, // 38: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	31, // 39: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	31, // 40: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 41: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 42: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 43: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	6,  // 44: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	8,  // 45: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 46: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 47: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 48: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	20, // 49: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	22, // 50: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	16, // 51: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	23, // 52: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 53: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	25, // 54: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	27, // 55: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	29, // 56: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	30, // 57: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	33, // 58: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 59: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 60: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	34, // 61: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 62: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	43, // [43:63] is the sub-list for method output_type
+	23, // [23:43] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -2666,7 +2789,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

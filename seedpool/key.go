@@ -1,0 +1,231 @@
+package seedpool
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// late are the fields of a spec that each instance gets anew, and the spec's version, which no app can see. All other fields, those that this version of
+// sprout has never heard of among them, are parts of the key: a field too many costs a cold start, one too few would wake the wrong app.
+var late = map[string]bool{
+	"ociVersion":          true,
+	"hostname":            true,
+	"domainname":          true,
+	"annotations":         true,
+	"hooks":               true,
+	"root.path":           true,
+	"process.oomScoreAdj": true,
+	"linux.cgroupsPath":   true,
+}
+
+// partNames are the names under which the better known fields appear in a key; the others appear under their path in the spec.
+var partNames = map[string]string{
+	"process.args":            "args",
+	"process.cwd":             "cwd",
+	"process.user":            "user",
+	"process.terminal":        "terminal",
+	"process.capabilities":    "capabilities",
+	"process.rlimits":         "rlimits",
+	"process.noNewPrivileges": "noNewPrivileges",
+	"process.apparmorProfile": "apparmor",
+	"process.selinuxLabel":    "selinux",
+	"root.readonly":           "readonlyRoot",
+	"linux.namespaces":        "namespaces",
+	"linux.devices":           "devices",
+	"linux.seccomp":           "seccomp",
+	"linux.sysctl":            "sysctl",
+	"linux.personality":       "personality",
+	"linux.maskedPaths":       "maskedPaths",
+	"linux.readonlyPaths":     "readonlyPaths",
+}
+
+// lateMounts are bound anew into each instance, whatever the seed.
+var lateMounts = map[string]bool{
+	"/etc/resolv.conf":     true,
+	"/etc/hosts":           true,
+	"/etc/hostname":        true,
+	"/dev/termination-log": true,
+}
+
+// KeyOf is what the app of a container with this spec could see, as digests. It is pure. Two specs with equal keys may be started from one seed; the image,
+// the kernel and the like are added by sproutd. An error means that the spec cannot be compared and the container must start cold.
+func KeyOf(spec *specs.Spec) (*api.Key, error) {
+	if spec == nil || spec.Process == nil || spec.Root == nil || spec.Linux == nil {
+		return nil, errors.New("read spec: it lacks process, root or linux")
+	}
+	rest, process := *spec, *spec.Process
+	rest.Mounts, process.Env, rest.Process = nil, nil, &process
+	tree, err := fields(&rest)
+	if err != nil {
+		return nil, err
+	}
+	key := &api.Key{Parts: make(map[string]string), Env: envKey(spec.Process.Env)}
+	if err := addParts(key.Parts, "", tree); err != nil {
+		return nil, err
+	}
+	if key.Mounts, key.MountOrder, err = mountKey(spec.Mounts); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// fields is a value as JSON decodes it.
+func fields(v any) (map[string]any, error) {
+	data, err := encode(v)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // a float64 would make two large numbers equal
+	var tree map[string]any
+	if err := d.Decode(&tree); err != nil {
+		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	return tree, nil
+}
+
+// addParts makes one part of each field below prefix, except of those that are bound late.
+func addParts(parts map[string]string, prefix string, tree map[string]any) error {
+	for name, value := range tree {
+		where := prefix + name
+		children, isObject := value.(map[string]any)
+		switch {
+		case late[where]:
+			continue
+		case isObject && (where == "process" || where == "root" || where == "linux"):
+			if err := addParts(parts, where+".", children); err != nil {
+				return err
+			}
+			continue
+		case isObject && where == "linux.resources":
+			if err := addResources(parts, children); err != nil {
+				return err
+			}
+			continue
+		case where == "linux.namespaces":
+			if value = withoutNetwork(value); value == nil {
+				continue
+			}
+		}
+		if known, ok := partNames[where]; ok {
+			where = known
+		}
+		digest, err := digestJSON(value)
+		if err != nil {
+			return err
+		}
+		parts[where] = digest
+	}
+	return nil
+}
+
+// addResources makes one part of each kind of limit. A kind without limits is the same as none: some clients write it, others leave it out.
+func addResources(parts map[string]string, kinds map[string]any) error {
+	for kind, limits := range kinds {
+		switch l := limits.(type) {
+		case map[string]any:
+			if len(l) == 0 {
+				continue
+			}
+		case []any:
+			if len(l) == 0 {
+				continue
+			}
+		}
+		digest, err := digestJSON(limits)
+		if err != nil {
+			return err
+		}
+		parts["resources."+kind] = digest
+	}
+	return nil
+}
+
+// withoutNetwork drops the network namespace from the list of namespaces: it is bound late. nil: nothing is left.
+func withoutNetwork(namespaces any) any {
+	list, ok := namespaces.([]any)
+	if !ok {
+		return namespaces
+	}
+	var kept []any
+	for _, entry := range list {
+		if ns, ok := entry.(map[string]any); ok && ns["type"] == string(specs.NetworkNamespace) {
+			continue
+		}
+		kept = append(kept, entry)
+	}
+	if kept == nil {
+		return nil
+	}
+	return kept
+}
+
+// envKey digests each variable. A name that is set twice, or an entry without "=", is another value than either alone.
+func envKey(env []string) map[string]string {
+	values := make(map[string][]string)
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		values[name] = append(values[name], entry)
+	}
+	key := make(map[string]string, len(values))
+	for name, entries := range values {
+		key[name] = digest([]byte(strings.Join(entries, "\x00")))
+	}
+	return key
+}
+
+// mountKey digests the mounts by their cleaned destination, and gives the order in which they are made: a later mount may hide an earlier one.
+func mountKey(mounts []specs.Mount) (key map[string]string, order []string, err error) {
+	byPath := make(map[string][]specs.Mount)
+	for _, m := range mounts {
+		where := path.Join("/", m.Destination)
+		if lateMounts[where] {
+			continue
+		}
+		byPath[where] = append(byPath[where], m)
+		order = append(order, where)
+	}
+	key = make(map[string]string, len(byPath))
+	for where, list := range byPath {
+		if key[where], err = digestJSON(list); err != nil {
+			return nil, nil, err
+		}
+	}
+	return key, order, nil
+}
+
+// digestJSON digests a value in the one form that encoding/json gives it: the members of objects are sorted.
+func digestJSON(v any) (string, error) {
+	data, err := encode(v)
+	if err != nil {
+		return "", err
+	}
+	return digest(data), nil
+}
+
+// encode refuses text that is not UTF-8: encoding/json writes all of it as one and the same \ufffd, and different specs would become equal.
+func encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode spec: %w", err)
+	}
+	if bytes.Contains(data, []byte(`\ufffd`)) {
+		return nil, errors.New("encode spec: it has text that is not UTF-8")
+	}
+	return data, nil
+}
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

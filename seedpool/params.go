@@ -1,0 +1,21 @@
+package seedpool
+
+// ShimParams is all that a shim is told when it stops being idle, or when a launcher starts it: JSON, one line. The launcher, which links nothing but the
+// standard library, has a copy of this struct.
+type ShimParams struct {
+	// Namespace is containerd's; ID the container's, Group that of its pod or its own.
+	Namespace string `json:"namespace"`
+	ID        string `json:"id"`
+	Group     string `json:"group"`
+	// Address is the socket that the shim shall serve on, as containerd will dial it: unix:///path.
+	Address string `json:"address"`
+	// Bundle is the container's directory.
+	Bundle string `json:"bundle"`
+	// ContainerdAddress is containerd's gRPC socket, ContainerdTTRPC its ttrpc socket, Publisher its binary that publishes events.
+	ContainerdAddress string `json:"containerd_address"`
+	ContainerdTTRPC   string `json:"containerd_ttrpc"`
+	Publisher         string `json:"publisher"`
+	Debug             bool   `json:"debug,omitempty"`
+	// Env is the environment that containerd gave the launcher, NAME=VALUE.
+	Env []string `json:"env,omitempty"`
+}

@@ -1,0 +1,84 @@
+package seedpool
+
+// Rung is one way to start a container.
+type Rung string
+
+// The rungs, fastest first.
+const (
+	RungThaw    Rung = "thaw"
+	RungFork    Rung = "fork"
+	RungRestore Rung = "restore"
+	RungCold    Rung = "cold"
+)
+
+// Reason is a code that says why a rung was passed over or failed. Codes are kept in records and metrics: they are never renamed.
+type Reason string
+
+// Why there is no seed for a container.
+const (
+	// ReasonNoSeed: nothing was baked from this image in this containerd namespace.
+	ReasonNoSeed Reason = "no-seed"
+	// ReasonKeyDiffers: there is a seed of the image, but its app saw something else than this container would.
+	ReasonKeyDiffers Reason = "key-differs"
+	// ReasonSeedBad: the seed is damaged.
+	ReasonSeedBad Reason = "seed-bad"
+	// ReasonSeedStale: the seed was baked under another kernel, CPU, CRIU or sprout.
+	ReasonSeedStale Reason = "seed-stale"
+)
+
+// Why a container cannot be woken, whatever the seed.
+const (
+	ReasonTTY               Reason = "tty"
+	ReasonCheckpoint        Reason = "checkpoint"
+	ReasonUserNamespace     Reason = "user-namespace"
+	ReasonSharedNamespace   Reason = "shared-namespace"
+	ReasonSystemdCgroup     Reason = "systemd-cgroup"
+	ReasonUpperNotEmpty     Reason = "upper-not-empty"
+	ReasonNotOurSnapshotter Reason = "not-our-snapshotter"
+	ReasonDisabled          Reason = "disabled"
+)
+
+// Why one rung does not fit or has failed.
+const (
+	ReasonHostNetwork   Reason = "host-network"
+	ReasonNetnsPath     Reason = "netns-path"
+	ReasonNoSpare       Reason = "no-spare"
+	ReasonSpareDied     Reason = "spare-died"
+	ReasonSproutdDown   Reason = "sproutd-down"
+	ReasonClaimFailed   Reason = "claim-failed"
+	ReasonRestoreFailed Reason = "restore-failed"
+	ReasonBindFailed    Reason = "bind-failed"
+	ReasonCredsDiffer   Reason = "creds-differ"
+	ReasonDiskFull      Reason = "disk-full"
+	ReasonKeyFailed     Reason = "key-failed"
+)
+
+// hints are what a person can do about each reason.
+var hints = map[Reason]string{
+	ReasonNoSeed:            "bake one: sprout seed bake --image IMAGE --name NAME --ready http://:PORT/",
+	ReasonKeyDiffers:        "start with the options that were baked, bake a seed with these, or declare what may differ with --late-env and --late-mount",
+	ReasonSeedBad:           "bake the seed again; `sprout seed verify NAME` says what is damaged",
+	ReasonSeedStale:         "bake the seed again: kernel, CPU, CRIU or sprout have changed since",
+	ReasonTTY:               "a terminal belongs to one container only: start without -t",
+	ReasonCheckpoint:        "the container is restored from a checkpoint of its own, as asked",
+	ReasonUserNamespace:     "containers with a user namespace start cold",
+	ReasonSharedNamespace:   "only the network namespace may be shared or named by path",
+	ReasonSystemdCgroup:     "use the cgroupfs driver: a systemd scope cannot be joined by a woken process",
+	ReasonUpperNotEmpty:     "the container was written to before: only its first start can be a wake",
+	ReasonNotOurSnapshotter: "start with --snapshotter sprout",
+	ReasonDisabled:          "waking is switched off for this container",
+	ReasonHostNetwork:       "a spare has a network namespace of its own: containers in the host's are restored instead",
+	ReasonNetnsPath:         "a spare has a network namespace of its own: containers that join one are restored instead",
+	ReasonNoSpare:           "keep more spares: sprout pool set NAME --spares N",
+	ReasonSpareDied:         "look for the out-of-memory killer and for kill commands; the pool makes new spares by itself",
+	ReasonSproutdDown:       "start sproutd; `sprout doctor` says more",
+	ReasonClaimFailed:       "the detail and sproutd's log say why",
+	ReasonRestoreFailed:     "the detail has the end of CRIU's log; `sprout doctor` checks CRIU",
+	ReasonBindFailed:        "the detail says which step could not be done",
+	ReasonCredsDiffer:       "the woken process had more rights than the spec grants and was killed; bake the seed again with the same user and capabilities",
+	ReasonDiskFull:          "free space below sproutd's state and run directories",
+	ReasonKeyFailed:         "the spec could not be read; the detail says which part",
+}
+
+// Hint is one line for a person: what to do about the reason. Empty for a code that is not known.
+func (r Reason) Hint() string { return hints[r] }
