@@ -22,6 +22,8 @@ type Probe struct {
 	Needs string
 	// Fix says what to do when it is missing.
 	Fix string
+	// Optional: sprout works without it, with the loss that Needs and Fix name.
+	Optional bool
 	// Run returns nil when it works, an error that wraps ErrUnknown when that could not be found out, and another one when it does not work.
 	Run func() error
 }
@@ -29,12 +31,12 @@ type Probe struct {
 // Probes is the table that `sprout doctor` prints.
 func Probes() []Probe {
 	return []Probe{
-		{"cgroup v2 freezer", "Linux 5.2, cgroup2 mounted below /sys/fs/cgroup", "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd.unified_cgroup_hierarchy=1", probeFreezer},
-		{"cgroup.kill", "Linux 5.14", "use a newer kernel", probeCgroupKill},
-		{"mounts without a path", "Linux 5.12: open_tree, move_mount, mount_setattr", "use a newer kernel", probeDetachedMount},
-		{"overlay file system", "overlay in the kernel", "modprobe overlay", probeOverlay},
-		{"exit status by pidfd", "Linux 6.15; without it the keeper tells", "nothing to do: older kernels work, an exit status is lost if the keeper dies first", probePidfdExit},
-		{"CAP_SYS_RESOURCE", "to bake apps whose processes run as several users", "run sproutd as full root; without it such apps cannot be baked, all others can", probeSysResource},
+		{"cgroup v2 freezer", "Linux 5.2, cgroup2 mounted below /sys/fs/cgroup", "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd.unified_cgroup_hierarchy=1", false, probeFreezer},
+		{"cgroup.kill", "Linux 5.14", "use a newer kernel", false, probeCgroupKill},
+		{"mounts without a path", "Linux 5.12: open_tree, move_mount, mount_setattr", "use a newer kernel", false, probeDetachedMount},
+		{"overlay file system", "overlay in the kernel", "modprobe overlay", false, probeOverlay},
+		{"exit status by pidfd", "Linux 6.15; without it the keeper tells", "nothing to do: older kernels work, an exit status is lost if the keeper dies first", true, probePidfdExit},
+		{"CAP_SYS_RESOURCE", "to bake apps whose processes run as several users", "run sproutd as full root; without it such apps cannot be baked, all others can", true, probeSysResource},
 	}
 }
 

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v3"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+func seedCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "seed",
+		Usage:    "bake, list and check seeds",
+		Commands: []*cli.Command{seedBakeCommand(), seedListCommand(), seedInspectCommand(), seedVerifyCommand(), seedRemoveCommand()},
+	}
+}
+
+// seedRef names a seed of the namespace that the user works in.
+func seedRef(cmd *cli.Command, name string) *api.SeedRef {
+	return &api.SeedRef{Namespace: cmd.String("namespace"), Name: name}
+}
+
+func seedRow(s *api.SeedInfo) []string {
+	phase := s.Phase
+	if s.Reason != "" {
+		phase += " (" + s.Reason + ")"
+	}
+	return []string{
+		s.Namespace, s.Name, s.Id, s.Image, s.Mode, phase, bytesText(s.ImageBytes + s.RootfsBytes),
+		fmt.Sprintf("%d/%d", s.SparesReady, s.SparesWant), age(s.CreatedUnixNanoseconds),
+	}
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/bake"
+)
+
+func seedBakeCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "bake",
+		Usage:     "boot an image once, wait until it is ready, and keep it as a seed",
+		ArgsUsage: "[-- ARGS...]",
+		Description: "The app is booted in a container of its own with a network of its own, made ready, warmed up, stored and tried once.\n" +
+			"A container wakes from the seed when its spec is the one that was baked: give the same options as to `ctr run`.\n" +
+			"All instances wake with the same memory: the same random numbers, cached UUIDs and session keys, until the app draws new ones.",
+		Flags: append(specFlags(),
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the seed", Required: true},
+			&cli.StringFlag{Name: "ready", Usage: "`CHECK` that says the app is up: http://:8080/path, tcp://:6379, log=REGEXP, file=PATH, exec=COMMAND", Required: true},
+			&cli.DurationFlag{Name: "ready-timeout", Usage: "how long the app may take", Value: 2 * time.Minute},
+			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken; one is the least a JVM needs to wake quickly", Value: 0},
+			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
+			&cli.StringSliceFlag{Name: "late-mount", Usage: "`PATH` of a mount that may differ or be absent when baked"},
+			jsonFlag(),
+		),
+		Action: runBake,
+	}
+}
+
+func runBake(ctx context.Context, cmd *cli.Command) error {
+	ready, err := bake.ParseReadiness(cmd.String("ready"))
+	if err != nil {
+		return fmt.Errorf("--ready: %w", err)
+	}
+	ready.Timeout = cmd.Duration("ready-timeout")
+	if cmd.Int("warmup") < 0 {
+		return fmt.Errorf("--warmup %d is negative", cmd.Int("warmup"))
+	}
+	c, err := dial(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	image, err := resolve(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	spec, err := json.Marshal(image.spec)
+	if err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	notice("all instances of a seed wake with the same random state; see \"Random numbers\" in the README")
+	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
+		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
+		Ready: ready.Proto(), Warmup: uint32(cmd.Int("warmup")), Mode: "clone",
+		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"),
+	})
+	if err != nil {
+		return fmt.Errorf("bake: %w", err)
+	}
+	seed, err := follow(stream)
+	if err != nil {
+		return fmt.Errorf("bake: %w", err)
+	}
+	if cmd.Bool("json") {
+		return printJSON(os.Stdout, seed)
+	}
+	_, err = fmt.Fprintf(cmd.Root().Writer, "%s: %s, %d processes, %s of memory, %s of files\n", seed.Name, seed.Id, seed.Processes, bytesText(seed.ImageBytes), bytesText(seed.RootfsBytes))
+	return err
+}
+
+// follow shows what the baker does and returns the seed.
+func follow(stream api.Seeds_BakeClient) (*api.SeedInfo, error) {
+	show := newProgress()
+	defer show.end()
+	for {
+		event, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("sproutd ended the bake without a seed")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if event.Seed != nil {
+			return event.Seed, nil
+		}
+		text := event.Message
+		if event.Total > 0 {
+			text = fmt.Sprintf("%s %d/%d", text, event.Done, event.Total)
+		}
+		show.show(event.Step, text)
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+func seedInspectCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "inspect",
+		Usage:     "show one seed: what it holds and what a container must have in common with it",
+		ArgsUsage: "NAME",
+		Flags:     []cli.Flag{jsonFlag()},
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			name, err := named(cmd, "the seed's name")
+			if err != nil {
+				return err
+			}
+			c, err := dial(ctx, cmd)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			seed, err := c.Seeds.InspectSeed(ctx, seedRef(cmd, name))
+			if err != nil {
+				return fmt.Errorf("inspect seed: %w", err)
+			}
+			if cmd.Bool("json") {
+				return printJSON(cmd.Root().Writer, seed)
+			}
+			return describeSeed(cmd, seed)
+		},
+	}
+}
+
+func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
+	phase := s.Phase
+	if s.Reason != "" {
+		phase += ": " + s.Reason
+	}
+	rows := [][]string{
+		{"id", s.Id}, {"namespace", s.Namespace}, {"image", s.Image}, {"mode", s.Mode}, {"phase", phase},
+		{"created", time.Unix(0, s.CreatedUnixNanoseconds).Format(time.RFC3339)},
+		{"memory image", bytesText(s.ImageBytes)}, {"rootfs layer", bytesText(s.RootfsBytes)},
+		{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
+		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
+		{"late env", strings.Join(s.LateEnv, " ")}, {"late mounts", strings.Join(s.LateMounts, " ")},
+		{"key parts", names(s.Key.GetParts())}, {"key env", names(s.Key.GetEnv())}, {"key mounts", names(s.Key.GetMounts())},
+	}
+	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
+}
+
+func names(m map[string]string) string {
+	list := make([]string, 0, len(m))
+	for name := range m {
+		list = append(list, name)
+	}
+	sort.Strings(list)
+	return strings.Join(list, " ")
+}
