@@ -1,0 +1,237 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
+	shimrunc "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
+	"github.com/containerd/containerd/v2/pkg/stdio"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// identity is what makes an instance this container and no other.
+type identity struct {
+	instance *api.Instance
+	pidfd    *linux.Pidfd
+	config   *configs.Config
+	limits   cgroups.Manager
+	cgroup   linux.Cgroup
+	streams  *streams
+}
+
+// bind gives the frozen instance the identity of the container, one named and timed step after the other. The instance runs nothing
+// of it: it is frozen until Start. The last step makes it ours; what fails before gives it back.
+func (a *attempt) bind(ctx context.Context) error {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"hostname", a.setHostname},
+		{"rlimits", a.setRlimits},
+		{"oom", a.setOOMScore},
+		{"sysctl", a.setNetSysctls},
+		{"mounts", a.addLateMounts},
+		{"verify", a.verify},
+		{"state", a.writeState},
+		{"hooks", a.runCreateHooks},
+		{"stdio", a.openStreams},
+		{"oomwatch", a.watchOOM},
+		{"bound", a.takeOver},
+	} {
+		if err := a.timed(step.name, func() error { return step.do(ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pids are the processes of the instance, its first one first.
+func (a *attempt) pids() ([]int, error) {
+	pids, err := a.cgroup.Procs()
+	if err != nil {
+		return nil, err
+	}
+	first := slices.Index(pids, int(a.instance.Pid))
+	if first < 0 {
+		return nil, fmt.Errorf("find process %d: not in cgroup %s", a.instance.Pid, a.cgroup.Path)
+	}
+	pids[0], pids[first] = pids[first], pids[0]
+	return pids, nil
+}
+
+// setHostname gives the instance its host name; like runc, a spec that names none leaves the host's.
+func (a *attempt) setHostname(context.Context) error {
+	name := a.spec.Hostname
+	if name == "" {
+		var err error
+		if name, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if err := linux.SetHostname(int(a.instance.Pid), name); err != nil || a.spec.Domainname == "" {
+		return err
+	}
+	return linux.SetDomainname(int(a.instance.Pid), a.spec.Domainname)
+}
+
+// addLateMounts mounts what the spec has and the seed has not: the files that differ from container to container, and the volumes that
+// were declared late when the seed was baked.
+func (a *attempt) addLateMounts(context.Context) error {
+	var late []linux.BindMount
+	for _, m := range a.spec.Mounts {
+		target := filepath.Clean(m.Destination)
+		if _, baked := a.seed.Key.GetMounts()[target]; baked && !slices.Contains(a.seed.LateMounts, target) {
+			continue
+		}
+		if !isBind(m) {
+			return fmt.Errorf("mount %s: type %s cannot be added to a woken container", target, m.Type)
+		}
+		source := m.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(a.ask.Bundle, source)
+		}
+		late = append(late, linux.BindMount{Source: source, Target: target, Options: m.Options})
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	return linux.BindInto(int(a.instance.Pid), late)
+}
+
+// verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share.
+func (a *attempt) verify(context.Context) error {
+	pids, err := a.pids()
+	if err != nil {
+		return err
+	}
+	if err := verifyNamespaces(a.spec, a.req.netns, pids); err != nil {
+		return err
+	}
+	return verifyCreds(a.spec, pids)
+}
+
+// writeState makes the instance a container of runc's: from here on `runc exec` and all others work on it.
+func (a *attempt) writeState(context.Context) error {
+	root := a.runcRoot()
+	state := runcState(a.ask.ID, a.config, a.instance, a.limits.GetPaths())
+	a.undo = append(a.undo, func(context.Context) error { return os.RemoveAll(filepath.Join(root, a.ask.ID)) })
+	if err := writeRuncState(root, state); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(a.ask.Bundle, "rootfs"), 0o711); err != nil && !os.IsExist(err) {
+		return err
+	}
+	// What containerd's runc shim leaves in the bundle, from which a `delete` without a living shim finds its way.
+	pid := strconv.Itoa(int(a.instance.Pid))
+	return errors.Join(
+		writeFile(filepath.Join(a.ask.Bundle, process.InitPidFile), []byte(pid)),
+		shimrunc.WriteOptions(a.ask.Bundle, a.options),
+		shimrunc.WriteRuntime(a.ask.Bundle, a.options.BinaryName),
+	)
+}
+
+// runcRoot is where runc keeps its states for containers of this namespace.
+func (a *attempt) runcRoot() string {
+	root := a.options.Root
+	if root == "" {
+		root = process.RuncRoot
+	}
+	return filepath.Join(root, a.ns)
+}
+
+// runCreateHooks runs the hooks that belong to create. When a later step fails, the poststop hooks undo what they did.
+func (a *attempt) runCreateHooks(ctx context.Context) error {
+	hooks := a.spec.Hooks
+	if hooks == nil || len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) == 0 {
+		return nil
+	}
+	pid := int(a.instance.Pid)
+	state := ociState(a.spec, a.ask.ID, a.ask.Bundle, pid, specs.StateCreating)
+	a.undo = append(a.undo, func(ctx context.Context) error {
+		return runHooks(ctx, hooks.Poststop, ociState(a.spec, a.ask.ID, a.ask.Bundle, 0, specs.StateStopped))
+	})
+	if err := runHooks(ctx, hooks.Prestart, state); err != nil {
+		return err
+	}
+	if err := runHooks(ctx, hooks.CreateRuntime, state); err != nil {
+		return err
+	}
+	if len(hooks.CreateContainer) == 0 {
+		return nil
+	}
+	return runCreateContainerHooks(ctx, hooks.CreateContainer, state, pid)
+}
+
+// openStreams connects the instance's standard streams with containerd's.
+func (a *attempt) openStreams(ctx context.Context) error {
+	s, err := openStreams(context.WithoutCancel(ctx), a.ask.ID, a.asked(), a.instance)
+	if err != nil {
+		return err
+	}
+	a.streams = s
+	a.undo = append(a.undo, func(ctx context.Context) error { s.close(ctx); return nil })
+	return nil
+}
+
+func (a *attempt) asked() stdio.Stdio {
+	return stdio.Stdio{Stdin: a.ask.Stdin, Stdout: a.ask.Stdout, Stderr: a.ask.Stderr, Terminal: a.ask.Terminal}
+}
+
+// watchOOM is best effort, as it is in containerd's runc shim.
+func (a *attempt) watchOOM(ctx context.Context) error {
+	if err := a.tasks.oom.watch(ctx, a.ask.ID, a.cgroup.Path); err != nil {
+		log.G(ctx).WithError(err).WithField("id", a.ask.ID).Warn("watch for OOM")
+	}
+	return nil
+}
+
+// takeOver makes the keeper let go of the streams and sproutd forget the instance. After it the instance is this task's alone.
+func (a *attempt) takeOver(ctx context.Context) error {
+	if err := forget(ctx, a.instance); err != nil {
+		return err
+	}
+	_, err := a.pool.Bound(ctx, &api.BoundRequest{Instance: a.instance.Id})
+	return err
+}
+
+// task is the woken task that the attempt has made.
+func (a *attempt) task() *wokenTask {
+	runtime := process.NewRunc(a.options.Root, a.ask.Bundle, a.ns, a.options.BinaryName, false)
+	init := process.New(a.ask.ID, runtime, a.asked())
+	init.Bundle = a.ask.Bundle
+	init.IoUID, init.IoGID = int(a.options.IoUid), int(a.options.IoGid)
+	t := &wokenTask{
+		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
+		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, streams: a.streams,
+		runtime: runtime, init: init, record: a.record,
+		phase: phaseCreated, execs: make(map[string]*execTask), exited: make(chan struct{}),
+	}
+	a.tasks.add(t)
+	return t
+}
+
+// forget makes the keeper close its ends of the instance's standard streams; it goes on to wait for the instance.
+func forget(ctx context.Context, inst *api.Instance) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", inst.Keeper)
+	if err != nil {
+		return fmt.Errorf("connect to keeper: %w", err)
+	}
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	_, err = api.NewKeeperClient(client).Forget(ctx, &api.InstanceRef{Id: inst.Id})
+	return err
+}

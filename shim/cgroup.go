@@ -1,0 +1,92 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/cgroups/manager"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// makeCgroup makes the container's cgroup by runc's rules, with the limits of the spec, and freezes it before anything enters.
+func (a *attempt) makeCgroup() error {
+	config, err := runcConfig(a.spec, a.ask.ID, a.ask.Bundle)
+	if err != nil {
+		return err
+	}
+	limits, err := manager.New(config.Cgroups)
+	if err != nil {
+		return err
+	}
+	path, err := commonPath(limits.GetPaths())
+	if err != nil {
+		return err
+	}
+	cgroup := linux.Cgroup{Path: path}
+	// runc's own refusal: a container does not move in with others.
+	if pids, err := cgroup.Procs(); err != nil || len(pids) > 0 {
+		return errors.Join(err, fmt.Errorf("make cgroup %s: it has %d processes", path, len(pids)))
+	}
+	a.config, a.limits, a.cgroup = config, limits, cgroup
+	a.undo = append(a.undo, func(ctx context.Context) error { return removeCgroup(ctx, cgroup) })
+	if err := limits.Apply(-1); err != nil {
+		return fmt.Errorf("make cgroup %s: %w", path, err)
+	}
+	if err := cgroup.SetFrozen(true); err != nil {
+		return err
+	}
+	if err := limits.Set(config.Cgroups.Resources); err != nil {
+		return fmt.Errorf("set limits of cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// commonPath is the cgroup's path below the root of the v2 hierarchy. It must be the same below every other: runc places a container
+// with a relative path wherever its own process is in each of them, and an instance can be in one place only.
+func commonPath(paths map[string]string) (string, error) {
+	root, err := linux.UnifiedRoot()
+	if err != nil {
+		return "", err
+	}
+	path, ok := strings.CutPrefix(paths[""], root)
+	if !ok || !filepath.IsAbs(path) {
+		return "", fmt.Errorf("find cgroup %q below %s", paths[""], root)
+	}
+	for controller, p := range paths {
+		if !strings.HasSuffix(p, path) {
+			return "", fmt.Errorf("find cgroup %s for %s: it is %s there", path, controller, p)
+		}
+	}
+	return path, nil
+}
+
+// removeCgroup ends what is in a cgroup and removes it: the next rung, runc above all, must not find it frozen.
+func removeCgroup(ctx context.Context, cgroup linux.Cgroup) error {
+	if err := cgroup.Kill(); err != nil {
+		return err
+	}
+	if err := cgroup.WaitEmpty(ctx); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return cgroup.Remove()
+}
+
+// moveIn moves every process of a spare from its cgroup into the container's. They stay frozen: the destination is.
+// Memory that they have already is still charged to the cgroup in which they touched it.
+func (a *attempt) moveIn() error {
+	pids, err := linux.Cgroup{Path: a.instance.Cgroup}.Procs()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := a.limits.AddPid("", pid); err != nil {
+			return fmt.Errorf("move process %d into cgroup %s: %w", pid, a.cgroup.Path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sproutrun/sprout/seedpool"
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// reportTimeout bounds what the report of a start may take; the start itself never waits for it.
+const reportTimeout = 5 * time.Second
+
+// startRecord gathers what one start did: the rung, every fallback before it and how long each phase took.
+// It is a file for `sprout explain`, a report to sproutd and one Info line, all after Start has returned.
+type startRecord struct {
+	paths seedpool.Paths
+
+	mu      sync.Mutex
+	start   *api.Start    // +checklocks:mu
+	inShim  time.Duration // +checklocks:mu: spent in Create and Start, without the client's pause between them
+	removed bool          // +checklocks:mu: the task was deleted
+}
+
+func newStartRecord(paths seedpool.Paths, namespace, id string) *startRecord {
+	return &startRecord{
+		paths: paths,
+		start: &api.Start{
+			Namespace:         namespace,
+			Id:                id,
+			AtUnixNanoseconds: time.Now().UnixNano(),
+			ShimPid:           uint32(os.Getpid()),
+		},
+	}
+}
+
+// time begins a phase; the function that it returns ends it.
+func (r *startRecord) time(name string) (stop func()) {
+	began := time.Now()
+	return func() { r.add(&api.Phase{Name: name, Nanoseconds: time.Since(began).Nanoseconds()}) }
+}
+
+func (r *startRecord) add(phases ...*api.Phase) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.start.Phases = append(r.start.Phases, phases...)
+}
+
+// spend is time for a phase that the client waits for: the phases that are begun so add up to the milliseconds of the start.
+func (r *startRecord) spend(name string) (stop func()) {
+	began := time.Now()
+	return func() {
+		took := time.Since(began)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.inShim += took
+		r.start.Phases = append(r.start.Phases, &api.Phase{Name: name, Nanoseconds: took.Nanoseconds()})
+	}
+}
+
+// fellBack notes a rung that was passed over or failed, and what trying it took.
+func (r *startRecord) fellBack(rung seedpool.Rung, reason seedpool.Reason, detail string, lost time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.start.Fallbacks = append(r.start.Fallbacks, &api.Fallback{
+		Rung: string(rung), Reason: string(reason), Detail: detail, Nanoseconds: lost.Nanoseconds(),
+	})
+}
+
+// reached notes the rung that worked. seed is empty for a cold start.
+func (r *startRecord) reached(rung seedpool.Rung, seed string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.start.Rung, r.start.Seed = string(rung), seed
+}
+
+// finish is called once, when Start has succeeded: it logs the start and, without keeping the caller, writes and reports its record.
+func (r *startRecord) finish(ctx context.Context, pid uint32) {
+	r.mu.Lock()
+	r.start.Pid = pid
+	start, took := r.start, r.inShim
+	r.mu.Unlock()
+	fields := log.Fields{
+		"ns": start.Namespace, "id": start.Id, "seed": start.Seed, "rung": start.Rung,
+		"ms": float64(took.Microseconds()) / 1000,
+	}
+	if n := len(start.Fallbacks); n > 0 {
+		fields["reason"] = start.Fallbacks[n-1].Reason
+	}
+	log.G(ctx).WithFields(fields).Info("started")
+	go r.deliver(context.WithoutCancel(ctx))
+}
+
+// deliver writes the record and hands it to sproutd. Neither may fail a start.
+func (r *startRecord) deliver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	start, err := r.write()
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("write start record")
+	}
+	if err := report(ctx, r.paths, start); err != nil {
+		log.G(ctx).WithError(err).Debug("report start to sproutd")
+	}
+}
+
+// write writes the record's file, unless its task is gone already, and returns a copy of the record.
+func (r *startRecord) write() (*api.Start, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	start := proto.CloneOf(r.start)
+	if r.removed {
+		return start, nil
+	}
+	data, err := protojson.Marshal(start)
+	if err != nil {
+		return start, err
+	}
+	file := r.paths.StartRecord(start.Namespace, start.Id)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return start, err
+	}
+	return start, writeFile(file, data)
+}
+
+func report(ctx context.Context, paths seedpool.Paths, start *api.Start) error {
+	client, err := seedpool.Dial(ctx, paths.APISocket())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.Pool.Report(ctx, &api.ReportRequest{Start: start})
+	return err
+}
+
+// remove takes the record's file away with its task.
+func (r *startRecord) remove(ctx context.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed = true
+	err := os.Remove(r.paths.StartRecord(r.start.Namespace, r.start.Id))
+	if err != nil && !os.IsNotExist(err) {
+		log.G(ctx).WithError(err).Warn("remove start record")
+	}
+}
+
+// writeFile writes a small file that is there whole or not at all. It outlives a kill -9, not a power cut, as all below the run
+// directory does.
+func writeFile(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	if _, err := tmp.Write(data); err != nil {
+		tmp.Close()
+		return err
+	}
+	if err := tmp.Close(); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}

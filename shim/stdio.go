@@ -1,0 +1,232 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
+	"github.com/containerd/containerd/v2/pkg/stdio"
+	"github.com/containerd/fifo"
+	"github.com/containerd/log"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// streams carry the standard streams of a woken task between the named pipes of its instance and what containerd asked for:
+// its named pipes, a file (file://), a logging program (binary://) or nothing.
+//
+// The instance's pipes are opened while the task is frozen and the keeper still holds them, so nothing that it writes can be lost.
+// A copy ends when the last writer of its pipe is gone. Containerd's pipes are held open on both ends, so that neither a restart of
+// containerd nor a client that goes away gives the app an EPIPE or an end of input.
+type streams struct {
+	copies  sync.WaitGroup
+	closers []io.Closer
+
+	mu    sync.Mutex
+	stdin io.Closer // +checklocks:mu: our hold on containerd's stdin; nil: none, or closed already
+}
+
+// openStreams opens both sides and begins to copy.
+func openStreams(ctx context.Context, id string, asked stdio.Stdio, inst *api.Instance) (_ *streams, err error) {
+	s := &streams{}
+	defer func() {
+		if err != nil {
+			s.close(ctx)
+		}
+	}()
+	out, errOut, err := s.openOutputs(ctx, id, asked)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.copyOut(ctx, inst.Stdout, out); err != nil {
+		return nil, err
+	}
+	if err := s.copyOut(ctx, inst.Stderr, errOut); err != nil {
+		return nil, err
+	}
+	if inst.Stdin == "" {
+		return s, nil
+	}
+	if err := s.copyIn(ctx, asked.Stdin, inst.Stdin); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// openOutputs opens where the output goes; nil: it is thrown away.
+func (s *streams) openOutputs(ctx context.Context, id string, asked stdio.Stdio) (out, errOut io.Writer, err error) {
+	uri, err := url.Parse(asked.Stdout)
+	if err != nil {
+		return nil, nil, fmt.Errorf("parse stdout uri: %w", err)
+	}
+	switch uri.Scheme {
+	case "binary", "binary-v2":
+		return s.openLogger(ctx, id, uri)
+	case "file":
+		f, err := s.openFile(uri.Path)
+		return f, f, err
+	case "", "fifo":
+		if out, err = s.openSink(asked.Stdout); err != nil {
+			return nil, nil, err
+		}
+		if asked.Stderr == asked.Stdout {
+			return out, out, nil
+		}
+		errOut, err = s.openSink(asked.Stderr)
+		return out, errOut, err
+	}
+	return nil, nil, fmt.Errorf("open stdout %s: unknown scheme", asked.Stdout)
+}
+
+// openLogger starts the logging program with containerd's own code, which hands the write ends of its pipes to a command.
+func (s *streams) openLogger(ctx context.Context, id string, uri *url.URL) (out, errOut io.Writer, err error) {
+	logger, err := process.NewBinaryIO(ctx, id, uri)
+	if err != nil {
+		return nil, nil, fmt.Errorf("start logging program %s: %w", uri.Path, err)
+	}
+	s.closers = append(s.closers, logger)
+	var ends exec.Cmd
+	logger.Set(&ends)
+	if after, ok := logger.(interface{ CloseAfterStart() error }); ok {
+		if err := after.CloseAfterStart(); err != nil {
+			return nil, nil, err
+		}
+	}
+	return ends.Stdout, ends.Stderr, nil
+}
+
+func (s *streams) openFile(path string) (io.Writer, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, f)
+	return f, nil
+}
+
+// openSink opens one of containerd's named pipes, or a plain file, for writing. O_RDWR holds both ends of a pipe.
+func (s *streams) openSink(path string) (io.Writer, error) {
+	if path == "" {
+		return nil, nil
+	}
+	isPipe, err := fifo.IsFifo(path)
+	if err != nil {
+		return nil, err
+	}
+	flags := os.O_WRONLY | os.O_APPEND
+	if isPipe {
+		flags = os.O_RDWR | syscall.O_NONBLOCK
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, f)
+	return f, nil
+}
+
+// copyOut copies from a pipe of the instance until its last writer is gone; then nothing that was written is left in it.
+func (s *streams) copyOut(ctx context.Context, from string, to io.Writer) error {
+	if from == "" {
+		return nil
+	}
+	src, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, src)
+	if to == nil {
+		to = io.Discard
+	}
+	s.copies.Go(func() {
+		if _, err := io.Copy(to, src); err != nil && !errors.Is(err, os.ErrClosed) {
+			log.G(ctx).WithError(err).WithField("pipe", from).Warn("copy output of woken task")
+		}
+	})
+	return nil
+}
+
+// copyIn copies containerd's stdin to the instance and ends it with it. No stdin asked for: the app reads the end of it at once.
+func (s *streams) copyIn(ctx context.Context, from, to string) error {
+	dst, err := os.OpenFile(to, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	if from == "" {
+		return dst.Close()
+	}
+	// Both return at once and connect when the other side does; the second one keeps the pipe open until CloseIO.
+	src, err := fifo.OpenFifo(context.WithoutCancel(ctx), from, syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return errors.Join(err, dst.Close())
+	}
+	s.closers = append(s.closers, src, dst)
+	hold, err := fifo.OpenFifo(context.WithoutCancel(ctx), from, syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.stdin = hold
+	s.mu.Unlock()
+	// Not one of copies: a task that exits does not wait for somebody to type.
+	go func() {
+		if _, err := io.Copy(dst, src); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, syscall.EPIPE) {
+			log.G(ctx).WithError(err).WithField("pipe", to).Debug("copy input of woken task")
+		}
+		dst.Close()
+	}()
+	return nil
+}
+
+// closeStdin lets go of containerd's stdin: when its writers have too, the app reads the end of its input, after all that came before.
+func (s *streams) closeStdin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdin == nil {
+		return nil
+	}
+	err := s.stdin.Close()
+	s.stdin = nil
+	return err
+}
+
+// drain waits until everything that the task wrote has been handed on, but not longer than limit: a client may not read.
+func (s *streams) drain(ctx context.Context, limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		s.copies.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		log.G(ctx).Warn("output of woken task was not read to its end")
+	}
+}
+
+// close ends every copy and closes all files. Closing twice does nothing.
+func (s *streams) close(ctx context.Context) {
+	if err := s.closeStdin(); err != nil {
+		log.G(ctx).WithError(err).Debug("close stdin of woken task")
+	}
+	for _, c := range s.closers {
+		if err := c.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			log.G(ctx).WithError(err).Debug("close stream of woken task")
+		}
+	}
+	s.closers = nil
+}

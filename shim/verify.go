@@ -1,0 +1,221 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// credsError lists what a thread of an instance has that the spec does not grant.
+type credsError struct {
+	pid, tid int
+	excess   []string
+}
+
+func (e *credsError) Error() string {
+	return fmt.Sprintf("verify thread %d of process %d: %s", e.tid, e.pid, strings.Join(e.excess, ", "))
+}
+
+// grant is what a spec gives its process.
+type grant struct {
+	uid, gid  int
+	groups    []int
+	bounding  uint64
+	inherit   uint64
+	permitted uint64
+	ambient   uint64
+	noNewPriv bool
+	seccomp   bool
+	// setUID and setGID: a process that is granted these capabilities may have become any user, as servers do for their workers.
+	setUID, setGID bool
+}
+
+func grantOf(spec *specs.Spec) (grant, error) {
+	p := spec.Process
+	g := grant{
+		uid:       int(p.User.UID),
+		gid:       int(p.User.GID),
+		noNewPriv: p.NoNewPrivileges,
+		seccomp:   spec.Linux != nil && spec.Linux.Seccomp != nil,
+	}
+	for _, id := range p.User.AdditionalGids {
+		g.groups = append(g.groups, int(id))
+	}
+	caps := p.Capabilities
+	if caps == nil {
+		return g, nil
+	}
+	for _, set := range []struct {
+		names []string
+		bits  *uint64
+	}{{caps.Bounding, &g.bounding}, {caps.Inheritable, &g.inherit}, {caps.Permitted, &g.permitted}, {caps.Ambient, &g.ambient}} {
+		bits, err := capBits(set.names)
+		if err != nil {
+			return g, err
+		}
+		*set.bits = bits
+	}
+	g.setUID = g.permitted&(1<<capability.CAP_SETUID) != 0
+	g.setGID = g.permitted&(1<<capability.CAP_SETGID) != 0
+	return g, nil
+}
+
+func capBits(names []string) (uint64, error) {
+	var bits uint64
+	known := capability.ListKnown()
+	for _, name := range names {
+		i := slices.IndexFunc(known, func(c capability.Cap) bool { return strings.EqualFold("CAP_"+c.String(), name) })
+		if i < 0 {
+			return 0, fmt.Errorf("read capability %s: unknown", name)
+		}
+		bits |= 1 << known[i]
+	}
+	return bits, nil
+}
+
+// excess names what a thread's credentials hold beyond the grant. A thread may have given up what it was granted: a server that was
+// started as root runs its workers as another user, with fewer capabilities. It may have nothing that it could not have got so.
+func (g grant) excess(c linux.Creds) []string {
+	var beyond []string
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			beyond = append(beyond, fmt.Sprintf(format, args...))
+		}
+	}
+	check(g.setUID || all(c.Uids[:], g.uid), "uids %v, granted %d", c.Uids, g.uid)
+	check(g.setGID || all(c.Gids[:], g.gid), "gids %v, granted %d", c.Gids, g.gid)
+	check(g.setGID || within(c.Groups, append(slices.Clone(g.groups), g.gid)), "groups %v, granted %v", c.Groups, g.groups)
+	// exec by user 0 gives all that the bounding set leaves, whatever was permitted before.
+	permitted := g.permitted | g.ambient
+	if g.uid == 0 || g.setUID {
+		permitted |= g.bounding
+	}
+	for _, set := range []struct {
+		name        string
+		has, grants uint64
+	}{
+		{"bounding", c.CapBnd, g.bounding},
+		{"permitted", c.CapPrm, permitted},
+		{"effective", c.CapEff, permitted},
+		{"inheritable", c.CapInh, g.inherit | permitted},
+		{"ambient", c.CapAmb, g.ambient | permitted},
+	} {
+		check(set.has&^set.grants == 0, "%s capabilities %x, granted %x", set.name, set.has, set.grants)
+	}
+	check(c.NoNewPrivs || !g.noNewPriv, "no_new_privs not set")
+	check(c.Seccomp != 0 || !g.seccomp, "no seccomp filter")
+	return beyond
+}
+
+func all(have []int, want int) bool {
+	return !slices.ContainsFunc(have, func(id int) bool { return id != want })
+}
+
+func within(have, allowed []int) bool {
+	return !slices.ContainsFunc(have, func(id int) bool { return !slices.Contains(allowed, id) })
+}
+
+// verifyCreds holds every thread of the given processes against what the spec grants; the first that has more is a *credsError.
+func verifyCreds(spec *specs.Spec, pids []int) error {
+	g, err := grantOf(spec)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		tids, err := linux.Threads(pid)
+		if err != nil {
+			return fmt.Errorf("list threads of process %d: %w", pid, err)
+		}
+		for _, tid := range tids {
+			c, err := linux.ReadCreds(pid, tid)
+			if err != nil {
+				return fmt.Errorf("read credentials of thread %d: %w", tid, err)
+			}
+			if beyond := append(g.excess(c), labelExcess(spec, pid, tid)...); len(beyond) > 0 {
+				return &credsError{pid: pid, tid: tid, excess: beyond}
+			}
+		}
+	}
+	return nil
+}
+
+// labelExcess compares the security label of a thread with the one that the spec asks for; a spec that asks for none accepts any.
+func labelExcess(spec *specs.Spec, pid, tid int) []string {
+	want := spec.Process.SelinuxLabel
+	if want == "" {
+		want = spec.Process.ApparmorProfile
+	}
+	if want == "" || want == "unconfined" {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(tid), "attr", "current"))
+	if err != nil {
+		return []string{fmt.Sprintf("security label: %v", err)}
+	}
+	have, _, _ := strings.Cut(strings.TrimRight(string(data), "\x00\n"), " (")
+	if have != want {
+		return []string{fmt.Sprintf("security label %q, granted %q", have, want)}
+	}
+	return nil
+}
+
+// verifyNamespaces makes sure that no process of an instance is in a namespace of the host's that the spec does not share with it.
+// netns is the path of the network namespace that the spec names, if it does.
+func verifyNamespaces(spec *specs.Spec, netns string, pids []int) error {
+	for _, pid := range pids {
+		for _, ns := range spec.Linux.Namespaces {
+			kind, ok := procNamespaces[ns.Type]
+			if !ok {
+				continue
+			}
+			own := namespaceFile(pid, kind)
+			wanted := ns.Type == specs.NetworkNamespace && netns != ""
+			against := filepath.Join("/proc/self/ns", kind)
+			if wanted {
+				against = netns
+			}
+			same, err := sameFile(own, against)
+			if err != nil {
+				return fmt.Errorf("compare %s namespace of process %d: %w", kind, pid, err)
+			}
+			if same != wanted {
+				return fmt.Errorf("verify %s namespace of process %d: same as %s is %t, want %t", kind, pid, against, same, wanted)
+			}
+		}
+	}
+	return nil
+}
+
+// procNamespaces are the names that /proc/PID/ns has for the spec's kinds of namespaces.
+var procNamespaces = map[specs.LinuxNamespaceType]string{
+	specs.PIDNamespace:     "pid",
+	specs.NetworkNamespace: "net",
+	specs.MountNamespace:   "mnt",
+	specs.IPCNamespace:     "ipc",
+	specs.UTSNamespace:     "uts",
+	specs.CgroupNamespace:  "cgroup",
+}
+
+func namespaceFile(pid int, kind string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), "ns", kind)
+}
+
+func sameFile(a, b string) (bool, error) {
+	as, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	bs, err := os.Stat(b)
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(as, bs), nil
+}

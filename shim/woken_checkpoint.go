@@ -1,0 +1,56 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	runc "github.com/containerd/go-runc"
+	"github.com/containerd/typeurl/v2"
+)
+
+// checkpoint dumps the running task through `runc checkpoint`.
+func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskRequest) (*ptypes.Empty, error) {
+	var asked options.CheckpointOptions
+	if r.Options != nil {
+		if err := typeurl.UnmarshalTo(r.Options, &asked); err != nil {
+			return nil, errgrpc.ToGRPC(fmt.Errorf("decode checkpoint options: %w", err))
+		}
+	}
+	t.op.Lock()
+	defer t.op.Unlock()
+	if from := t.phaseNow(); from != phaseRunning && from != phasePaused {
+		return nil, errgrpc.ToGRPC(&phaseError{id: t.id, from: from, to: phaseStopped})
+	}
+	if err := t.dump(ctx, r.Path, &asked); err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, err))
+	}
+	return &ptypes.Empty{}, nil
+}
+
+func (t *wokenTask) dump(ctx context.Context, images string, asked *options.CheckpointOptions) error {
+	work := asked.WorkPath
+	if work == "" {
+		work = filepath.Join(t.bundle, "work", "criu-work")
+		defer os.RemoveAll(work)
+	}
+	var actions []runc.CheckpointAction
+	if !asked.Exit {
+		actions = append(actions, runc.LeaveRunning)
+	}
+	return t.runtime.Checkpoint(ctx, t.id, &runc.CheckpointOpts{
+		WorkDir:                  work,
+		ImagePath:                images,
+		AllowOpenTCP:             asked.OpenTcp,
+		AllowExternalUnixSockets: asked.ExternalUnixSockets,
+		AllowTerminal:            asked.Terminal,
+		FileLocks:                asked.FileLocks,
+		EmptyNamespaces:          asked.EmptyNamespaces,
+		ParentPath:               asked.ParentPath,
+	}, actions...)
+}
