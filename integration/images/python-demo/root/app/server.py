@@ -105,6 +105,7 @@ def start_workers():
     met.wait()
 
 
+ThreadingHTTPServer.request_queue_size = 128
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 start_workers()
 server = ThreadingHTTPServer(("", 8080), Handler)
