@@ -22,6 +22,12 @@ func Enter(namespaces []NS, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot be thrown away, and /proc/self would show its namespaces ever after: keep it busy while another thread is found.
+			defer runtime.UnlockOSThread()
+			result <- Enter(namespaces, fn)
+			return
+		}
 		result <- enter(namespaces, fn)
 	}()
 	return <-result
