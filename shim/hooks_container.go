@@ -98,4 +98,6 @@ func (*hookIO) Stdout() io.ReadCloser { return nil }
 func (*hookIO) Stderr() io.ReadCloser { return nil }
 
 // Set implements runc.IO.
-func (h *hookIO) Set(cmd *exec.Cmd) { cmd.Stdin, cmd.Stdout, cmd.Stderr = h.stdin, &h.output, &h.output }
+func (h *hookIO) Set(cmd *exec.Cmd) {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = h.stdin, &h.output, &h.output
+}
