@@ -1,0 +1,89 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// criuRunDir is where CRIU keeps its cache about the kernel, and only if it is a tmpfs: the cache must not outlive the boot.
+const criuRunDir = "/run"
+
+// Isolate gives the calling process, or the calling thread inside linux.Enter, a mount namespace in which CRIU is quick and works with fewer privileges.
+// dir is a directory of the caller's for the files that takes; it stays in use as long as the namespace.
+func Isolate(dir string) error {
+	if err := linux.PrivateMounts(); err != nil {
+		return fmt.Errorf("make mount namespace for criu: %w", err)
+	}
+	if err := hideOpenFilesLimit(dir); err != nil {
+		return err
+	}
+	return cacheOnTmpfs(dir)
+}
+
+// hideOpenFilesLimit puts a file with our own hard limit over fs.nr_open. CRIU raises its limit of open files to that value, which takes
+// CAP_SYS_RESOURCE; with the capability nothing is hidden.
+func hideOpenFilesLimit(dir string) error {
+	const capSysResource = 24
+	has, err := linux.HasCapability(capSysResource)
+	if err != nil || has {
+		return err
+	}
+	limit, err := linux.GetRlimit(os.Getpid(), "RLIMIT_NOFILE")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "nr_open")
+	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", limit.Hard), 0o600); err != nil {
+		return err
+	}
+	return linux.Bind(file, "/proc/sys/fs/nr_open", false, false)
+}
+
+// cacheOnTmpfs puts a tmpfs over CRIU's run directory unless it is one, and shows in it what was there before, because instances live there too.
+func cacheOnTmpfs(dir string) error {
+	if ok, err := linux.IsTmpfs(criuRunDir); err != nil || ok {
+		return err
+	}
+	shadow := filepath.Join(dir, "run")
+	if err := os.MkdirAll(shadow, 0o700); err != nil {
+		return err
+	}
+	if err := linux.Tmpfs(shadow, "criu", 0, "mode=0755,size=16m"); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(criuRunDir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range list {
+		if err := mirror(filepath.Join(criuRunDir, entry.Name()), filepath.Join(shadow, entry.Name()), entry); err != nil {
+			return err
+		}
+	}
+	return linux.Bind(shadow, criuRunDir, false, true)
+}
+
+// mirror shows a directory of the old run directory in the new one. Files are sockets and pid files of services that CRIU has no business with.
+func mirror(from, to string, entry os.DirEntry) error {
+	if !entry.IsDir() {
+		return nil
+	}
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	return linux.Bind(from, to, false, true)
+}
+
+// Warm fills CRIU's cache in the calling process's mount namespace, which would cost the first restore 20 ms.
+func (c CRIU) Warm() error {
+	out, err := exec.Command(c.Path, "check").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("run %s check: %w: %s", c.Path, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
