@@ -14,10 +14,12 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+. "$here/../tools/fetch.sh"
+need_root
+
 # In namespaces of its own nothing outlives the build: no mount, no daemon that a package started.
 [[ ${SPROUT_BUILD_UNSHARED:-} ]] ||
 	SPROUT_BUILD_UNSHARED=1 exec unshare --mount --pid --fork --kill-child "$here/build.sh" "$@"
-. "$here/../tools/common.sh"
 
 suite=bookworm
 images=$OUT/images
@@ -100,7 +102,8 @@ build_image() {
 		layers+=("$tmp/layer")
 	fi
 	"$work/pack" image -name "docker.io/library/$name:latest" -config "$here/$name/config.json" \
-		"$images/$name.tar" "${layers[@]}"
+		"$work/$name.tar" "${layers[@]}"
+	mv "$work/$name.tar" "$images/"
 	rm -rf "$tmp"
 }
 
@@ -111,7 +114,7 @@ mkdir -p "$images" "$work"
 cd "$here"
 names=("$@")
 ((${#names[@]})) || names=($(printf '%s\n' */config.json | xargs -n 1 dirname))
-builder=$(sum integration/images/build.sh integration/images/pack integration/tools/common.sh)
+builder=$(sum integration/images/build.sh integration/images/pack integration/tools/fetch.sh)
 
 once image-pack "$builder" env -C "$root" CGO_ENABLED=0 go build -trimpath -o "$work/pack" ./integration/images/pack
 once image-lists "$suite" update_lists

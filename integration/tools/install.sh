@@ -6,7 +6,7 @@
 # Each step remembers that it is done; running again costs nothing. Nothing is installed on the machine but the Debian
 # packages listed below, and those only when missing. OUT=dir puts the results elsewhere.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
 
 containerd_version=v2.4.2
 runc_version=v1.5.2
@@ -28,10 +28,6 @@ go_tools=(
 	google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 	github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.10
 )
-
-need_root() {
-	[[ $EUID == 0 ]] || die "run as root: sprout's tools and tests mount, trace and restore"
-}
 
 need_go() {
 	local have
@@ -82,6 +78,7 @@ criu_new_enough() {
 # no wrapper in front that would cost a start or leak LD_LIBRARY_PATH into the tools which CRIU runs.
 install_criu() {
 	local host
+	rm -f "$bin/criu"
 	host=$(command -v criu || true)
 	if [[ -n $host ]] && criu_new_enough "$host"; then
 		ln -sf "$host" "$bin/criu"

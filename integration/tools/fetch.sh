@@ -1,4 +1,4 @@
-# Shared by the scripts that fetch what the tests and the demo need. Sourced, not run.
+# Fetching things once: shared by the scripts that get what tests and demo need. Sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 OUT=$(mkdir -p "${OUT:-$root/_out}" && cd "${OUT:-$root/_out}" && pwd)
@@ -13,6 +13,10 @@ say() { echo "$(basename "$0" .sh): $*" >&2; }
 die() {
 	say "$*"
 	exit 1
+}
+
+need_root() {
+	[[ $EUID == 0 ]] || die "run as root: sprout's tools, images and tests mount, trace and restore"
 }
 
 # once NAME INPUT COMMAND... runs the command unless it has already succeeded with this input, whose text may be anything

@@ -1,0 +1,71 @@
+# Everything that is built or fetched goes below OUT. Run as root: containers are real here.
+OUT    ?= _out
+PREFIX ?= /usr/local
+
+override OUT := $(abspath $(OUT))
+SPROUT_OUT   := $(OUT)
+export OUT SPROUT_OUT
+
+sources := cmd integration seedpool shim snapshotter
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build sprout's binaries into _out/bin
+	@mkdir -p $(OUT)/bin
+	CGO_ENABLED=0 go build -trimpath -o $(OUT)/bin/ ./cmd/...
+
+.PHONY: demo
+demo: ## show Tomcat started cold, and woken
+	@$(MAKE) --no-print-directory -j3 tools images IMAGES=tomcat-demo build
+	go run ./integration/demo -out $(OUT)
+
+# All tests run one package after the other: they start real containers, and some measure time.
+.PHONY: test
+test: ## run all tests, against real containerd, runc and CRIU
+	@$(MAKE) --no-print-directory -j3 tools images build
+	go test -p 1 -count=1 -timeout 20m $$(go list ./... | grep -v '/integration$$')
+	go test -count=1 -timeout 20m ./integration
+
+.PHONY: check
+check: dev generate ## run formatters, linters, the import rule; see that generated files are up to date
+	@git diff --exit-code -- '*.pb.go' || { echo "check: generated files are not up to date: commit what make generate wrote" >&2; exit 1; }
+	@unformatted=$$($(OUT)/bin/gofumpt -l $(wildcard $(sources))) && [ -z "$$unformatted" ] || \
+		{ echo "check: run gofumpt -w on" $$unformatted >&2; exit 1; }
+	go vet ./...
+	$(OUT)/bin/staticcheck ./...
+	$(OUT)/bin/golangci-lint run
+	go test -count=1 ./integration/imports
+
+.PHONY: bench
+bench: ## measure starts and memory beside stock runc; SECTION=a,b for some sections only
+	@$(MAKE) --no-print-directory -j3 tools images build
+	go run ./integration/bench -out $(OUT) -section "$(SECTION)"
+
+.PHONY: generate
+generate: dev ## write the Go files that come from .proto files
+	go generate ./...
+
+.PHONY: clean
+clean: ## remove _out, and whatever a killed test left mounted there
+	@findmnt --raw --noheadings --output TARGET | grep '^$(OUT)/' | sort -r | xargs -r umount
+	rm -rf --one-file-system $(OUT)
+
+.PHONY: install
+install: ## install binaries, systemd unit and a directory for the configuration
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(OUT)/bin/,containerd-shim-sprout-v2 sprout-shim sproutd sprout)
+	install -d $(DESTDIR)/etc/sprout $(DESTDIR)/etc/systemd/system
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/systemd/sproutd.service > $(DESTDIR)/etc/systemd/system/sproutd.service
+
+# Parts of the above. Debian packages come first and alone: the others need them, and dpkg allows one at a time.
+.PHONY: packages tools images dev
+packages:
+	@integration/tools/install.sh packages
+tools: packages
+	@integration/tools/install.sh criu runc containerd
+images: packages
+	@integration/images/build.sh $(IMAGES)
+dev: packages
+	@integration/tools/install.sh dev
