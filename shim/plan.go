@@ -24,7 +24,6 @@ type request struct {
 	// hostNetwork: it uses the host's network; netns: it joins the one at this path; neither: it gets one of its own.
 	hostNetwork bool
 	netns       string
-	// hostCgroupns and so on are part of the seed key and need no word here.
 }
 
 // hostNetns is what a restore is told when the container uses the host's network.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,14 +20,16 @@ import (
 	"github.com/containerd/log"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // streams carry the standard streams of a woken task between the named pipes of its instance and what containerd asked for:
 // its named pipes, a file (file://), a logging program (binary://) or nothing.
 //
 // The instance's pipes are opened while the task is frozen and the keeper still holds them, so nothing that it writes can be lost.
-// A copy ends when the last writer of its pipe is gone. Containerd's pipes are held open on both ends, so that neither a restart of
-// containerd nor a client that goes away gives the app an EPIPE or an end of input.
+// A copy ends when the last writer of its pipe is gone. Containerd's pipes are held open on both ends until then, so that neither a
+// restart of containerd nor a client that goes away gives the app an EPIPE or an end of input; and not longer, as a client may wait
+// for the end of the output before it asks for the delete.
 type streams struct {
 	copies  sync.WaitGroup
 	closers []io.Closer
@@ -62,8 +65,8 @@ func openStreams(ctx context.Context, id string, asked stdio.Stdio, inst *api.In
 	return s, nil
 }
 
-// openOutputs opens where the output goes; nil: it is thrown away.
-func (s *streams) openOutputs(ctx context.Context, id string, asked stdio.Stdio) (out, errOut io.Writer, err error) {
+// openOutputs opens where the two outputs go.
+func (s *streams) openOutputs(ctx context.Context, id string, asked stdio.Stdio) (out, errOut *sink, err error) {
 	uri, err := url.Parse(asked.Stdout)
 	if err != nil {
 		return nil, nil, fmt.Errorf("parse stdout uri: %w", err)
@@ -72,23 +75,23 @@ func (s *streams) openOutputs(ctx context.Context, id string, asked stdio.Stdio)
 	case "binary", "binary-v2":
 		return s.openLogger(ctx, id, uri)
 	case "file":
-		f, err := s.openFile(uri.Path)
-		return f, f, err
+		f, err := openLogFile(uri.Path)
+		return s.shared(f, err)
 	case "", "fifo":
-		if out, err = s.openSink(asked.Stdout); err != nil {
-			return nil, nil, err
+		f, err := openSink(asked.Stdout)
+		if err != nil || asked.Stderr == asked.Stdout {
+			return s.shared(f, err)
 		}
-		if asked.Stderr == asked.Stdout {
-			return out, out, nil
-		}
-		errOut, err = s.openSink(asked.Stderr)
-		return out, errOut, err
+		out = s.sink(f, 1)
+		f, err = openSink(asked.Stderr)
+		return out, s.sink(f, 1), err
 	}
 	return nil, nil, fmt.Errorf("open stdout %s: unknown scheme", asked.Stdout)
 }
 
-// openLogger starts the logging program with containerd's own code, which hands the write ends of its pipes to a command.
-func (s *streams) openLogger(ctx context.Context, id string, uri *url.URL) (out, errOut io.Writer, err error) {
+// openLogger starts the logging program with containerd's own code, which hands the write ends of its pipes to a command. They are
+// closed, and the program is told to end, with the streams.
+func (s *streams) openLogger(ctx context.Context, id string, uri *url.URL) (out, errOut *sink, err error) {
 	logger, err := process.NewBinaryIO(ctx, id, uri)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start logging program %s: %w", uri.Path, err)
@@ -101,23 +104,53 @@ func (s *streams) openLogger(ctx context.Context, id string, uri *url.URL) (out,
 			return nil, nil, err
 		}
 	}
-	return ends.Stdout, ends.Stderr, nil
+	return &sink{Writer: ends.Stdout}, &sink{Writer: ends.Stderr}, nil
 }
 
-func (s *streams) openFile(path string) (io.Writer, error) {
+// sink is where output goes. The last of its users to close it closes the file behind it, if it has one.
+type sink struct {
+	io.Writer
+	file  *os.File
+	users atomic.Int32
+}
+
+// sink makes the sink of a file with so many users; no file: what is written is thrown away.
+func (s *streams) sink(f *os.File, users int32) *sink {
+	if f == nil {
+		return &sink{Writer: io.Discard}
+	}
+	k := &sink{Writer: f, file: f}
+	k.users.Store(users)
+	s.closers = append(s.closers, f)
+	return k
+}
+
+// shared is one sink for both outputs.
+func (s *streams) shared(f *os.File, err error) (*sink, *sink, error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	k := s.sink(f, 2)
+	return k, k, nil
+}
+
+// Close implements io.Closer.
+func (k *sink) Close() error {
+	if k.users.Add(-1) > 0 || k.file == nil {
+		return nil
+	}
+	return k.file.Close()
+}
+
+func openLogFile(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	s.closers = append(s.closers, f)
-	return f, nil
+	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 }
 
-// openSink opens one of containerd's named pipes, or a plain file, for writing. O_RDWR holds both ends of a pipe.
-func (s *streams) openSink(path string) (io.Writer, error) {
+// openSink opens one of containerd's named pipes, at both ends, or a plain file. nil: no output is wanted.
+func openSink(path string) (*os.File, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -125,34 +158,28 @@ func (s *streams) openSink(path string) (io.Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := os.O_WRONLY | os.O_APPEND
 	if isPipe {
-		flags = os.O_RDWR | syscall.O_NONBLOCK
+		return linux.HoldFifo(path)
 	}
-	f, err := os.OpenFile(path, flags, 0)
-	if err != nil {
-		return nil, err
-	}
-	s.closers = append(s.closers, f)
-	return f, nil
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 }
 
 // copyOut copies from a pipe of the instance until its last writer is gone; then nothing that was written is left in it.
-func (s *streams) copyOut(ctx context.Context, from string, to io.Writer) error {
+func (s *streams) copyOut(ctx context.Context, from string, to *sink) error {
 	if from == "" {
-		return nil
+		return to.Close()
 	}
-	src, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	src, err := linux.ReadFifo(from)
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, src)
-	if to == nil {
-		to = io.Discard
-	}
 	s.copies.Go(func() {
-		if _, err := io.Copy(to, src); err != nil && !errors.Is(err, os.ErrClosed) {
+		defer to.Close()
+		if _, err := io.Copy(to.Writer, src); err != nil && !errors.Is(err, os.ErrClosed) {
 			log.G(ctx).WithError(err).WithField("pipe", from).Warn("copy output of woken task")
+			// What cannot be kept is thrown away: an app that nobody reads from would stop.
+			io.Copy(io.Discard, src)
 		}
 	})
 	return nil
@@ -160,7 +187,7 @@ func (s *streams) copyOut(ctx context.Context, from string, to io.Writer) error 
 
 // copyIn copies containerd's stdin to the instance and ends it with it. No stdin asked for: the app reads the end of it at once.
 func (s *streams) copyIn(ctx context.Context, from, to string) error {
-	dst, err := os.OpenFile(to, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	dst, err := linux.WriteFifo(to)
 	if err != nil {
 		return err
 	}
