@@ -37,7 +37,7 @@ func (c CRIU) Version(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("ask %s for its version: it says %q", c.Path, out)
 }
 
-// firstFD is the number that the first file handed to CRIU has there: after the standard streams and the request socket.
+// firstFD is the number that the first inherited file has in CRIU: after the standard streams and the request socket.
 const firstFD = 4
 
 // message bounds one answer of CRIU's.
@@ -178,7 +178,24 @@ func newError(op, log string, s *session, err error) *Error {
 	return e
 }
 
-// openDir opens a directory to be handed to CRIU by number.
-func openDir(dir string) (*os.File, error) {
-	return os.OpenFile(filepath.Clean(dir), os.O_RDONLY|syscall.O_DIRECTORY, 0)
+// openDirs opens directories that CRIU reaches through this process.
+func openDirs(paths ...string) (dirs []*os.File, err error) {
+	for _, path := range paths {
+		dir, err := os.OpenFile(filepath.Clean(path), os.O_RDONLY|syscall.O_DIRECTORY, 0)
+		if err != nil {
+			closeAll(dirs)
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// dirFD is how a request names a directory: by its number in the process that made the socket, which is this one (CRIU opens /proc/PEER/fd/N).
+func dirFD(dir *os.File) *int32 { return proto.Int32(int32(dir.Fd())) }
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }

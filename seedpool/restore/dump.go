@@ -55,12 +55,21 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 	if d, err = examine(o.PID); err != nil {
 		return d, nil, err
 	}
-	opts, files, err := dumpRequest(o)
+	for _, dir := range []string{o.ImagesDir, o.WorkDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return d, nil, err
+		}
+	}
+	dirs, err := openDirs(o.ImagesDir, o.WorkDir)
 	if err != nil {
 		return d, nil, err
 	}
-	defer closeAll(files)
-	s, err = c.start(files, nil, func(cmd *exec.Cmd) error { return startIsolated(cmd, o) })
+	defer closeAll(dirs)
+	opts, err := dumpRequest(o, dirs)
+	if err != nil {
+		return d, nil, err
+	}
+	s, err = c.start(nil, nil, func(cmd *exec.Cmd) error { return startIsolated(cmd, o) })
 	if err != nil {
 		return d, nil, err
 	}
@@ -122,25 +131,15 @@ func family(pid int) ([]int, error) {
 	return list, nil
 }
 
-func dumpRequest(o DumpOptions) (_ *rpc.CriuOpts, files []*os.File, err error) {
-	for _, dir := range []string{o.ImagesDir, o.WorkDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, files, err
-		}
-		f, err := openDir(dir)
-		if err != nil {
-			return nil, files, err
-		}
-		files = append(files, f)
-	}
+func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 	var netns syscall.Stat_t
 	if err := syscall.Stat(fmt.Sprintf("/proc/%d/ns/net", o.PID), &netns); err != nil {
-		return nil, files, err
+		return nil, err
 	}
 	opts := &rpc.CriuOpts{
 		Pid:               proto.Int32(int32(o.PID)),
-		ImagesDirFd:       proto.Int32(firstFD),
-		WorkDirFd:         proto.Int32(firstFD + 1),
+		ImagesDirFd:       dirFD(dirs[0]),
+		WorkDirFd:         dirFD(dirs[1]),
 		LogFile:           proto.String("dump.log"),
 		LogLevel:          proto.Int32(2),
 		External:          []string{fmt.Sprintf("net[%d]:%s", netns.Ino, netnsKey)},
@@ -153,12 +152,12 @@ func dumpRequest(o DumpOptions) (_ *rpc.CriuOpts, files []*os.File, err error) {
 	}
 	points, err := externals(o.PID)
 	if err != nil {
-		return nil, files, err
+		return nil, err
 	}
 	for _, point := range points {
 		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{Key: proto.String(point), Val: proto.String(point)})
 	}
-	return opts, files, nil
+	return opts, nil
 }
 
 // startIsolated starts CRIU in a mount namespace of its own. Without CAP_SYS_RESOURCE it may read the limits only of a process whose ids are its real ones.
@@ -168,6 +167,9 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 		return err
 	}
 	return linux.Enter(nil, func() error {
+		if err := linux.PrivateMounts(); err != nil {
+			return err
+		}
 		if err := Isolate(o.WorkDir); err != nil {
 			return err
 		}
@@ -180,10 +182,4 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 		}
 		return linux.StartAs(cmd, creds.Uids[0], creds.Gids[0])
 	})
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		_ = f.Close()
-	}
 }

@@ -13,12 +13,9 @@ import (
 // criuRunDir is where CRIU keeps its cache about the kernel, and only if it is a tmpfs: the cache must not outlive the boot.
 const criuRunDir = "/run"
 
-// Isolate gives the calling process, or the calling thread inside linux.Enter, a mount namespace in which CRIU is quick and works with fewer privileges.
-// dir is a directory of the caller's for the files that takes; it stays in use as long as the namespace.
+// Isolate makes the calling thread's mount namespace, which must be its own already, one in which CRIU is quick and works with fewer privileges. dir is a
+// directory of the caller's for the files that takes; it stays in use as long as the namespace.
 func Isolate(dir string) error {
-	if err := linux.PrivateMounts(); err != nil {
-		return fmt.Errorf("make mount namespace for criu: %w", err)
-	}
 	if err := hideOpenFilesLimit(dir); err != nil {
 		return err
 	}

@@ -69,11 +69,12 @@ func (r *restoring) phase(name string) {
 }
 
 func (r *restoring) run(ctx context.Context, c CRIU) (int, error) {
-	opts, files, err := r.request()
-	defer closeAll(files[:min(2, len(files))])
+	dirs, err := openDirs(r.o.ImagesDir, r.o.WorkDir)
 	if err != nil {
 		return 0, err
 	}
+	defer closeAll(dirs)
+	opts, files := r.request(dirs)
 	if err := r.start(c, files); err != nil {
 		return 0, err
 	}
@@ -110,18 +111,11 @@ func (r *restoring) start(c CRIU, files []*os.File) error {
 	return nil
 }
 
-// request is what CRIU is asked for, and the files it names: the first two are ours to close, the others the caller's.
-func (r *restoring) request() (_ *rpc.CriuOpts, files []*os.File, err error) {
-	for _, dir := range []string{r.o.ImagesDir, r.o.WorkDir} {
-		f, err := openDir(dir)
-		if err != nil {
-			return nil, files, err
-		}
-		files = append(files, f)
-	}
-	opts := &rpc.CriuOpts{
-		ImagesDirFd:       proto.Int32(firstFD),
-		WorkDirFd:         proto.Int32(firstFD + 1),
+// request is what CRIU is asked for, and the files that it inherits.
+func (r *restoring) request(dirs []*os.File) (opts *rpc.CriuOpts, files []*os.File) {
+	opts = &rpc.CriuOpts{
+		ImagesDirFd:       dirFD(dirs[0]),
+		WorkDirFd:         dirFD(dirs[1]),
 		LogFile:           proto.String("restore.log"),
 		LogLevel:          proto.Int32(2),
 		Root:              proto.String(r.o.Staged.Root),
@@ -146,7 +140,7 @@ func (r *restoring) request() (_ *rpc.CriuOpts, files []*os.File, err error) {
 	for _, m := range r.o.Staged.Mounts {
 		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{Key: proto.String(m.Point), Val: proto.String(m.Source)})
 	}
-	return opts, files, nil
+	return opts, files
 }
 
 // notified handles CRIU's notifications. At pre-resume every task stands in its last ptrace stop and CRIU waits for our answer: the one moment at which the

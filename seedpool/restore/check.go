@@ -1,0 +1,164 @@
+package restore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v8/magic"
+	"google.golang.org/protobuf/proto"
+)
+
+// ErrImage is wrapped by every error of Check: the image is not one that may be restored here. Bake the seed again.
+var ErrImage = errors.New("not a whole image of this machine")
+
+// maxEntry bounds one entry of an image file, in bytes: CRIU's largest, the files and mappings of a process, stay far below.
+const maxEntry = 64 << 20
+
+// maxTasks bounds the processes and threads of an image.
+const maxTasks = 1 << 16
+
+// framed are the image files that are a sequence of sized protobuf entries. The others (pages, tar archives, ghosts) hold raw bytes.
+var framed = map[string]string{
+	"inventory": "INVENTORY", "pstree": "PSTREE", "core": "CORE", "mm": "MM", "pagemap": "PAGEMAP", "ids": "IDS", "fs": "FS", "files": "FILES",
+}
+
+// Check reads an image as far as to know that it is whole, of this architecture, and consistent with itself. It is cheap: pages are measured, not read.
+func Check(imagesDir string) error {
+	var inv inventory.InventoryEntry
+	if err := one(filepath.Join(imagesDir, "inventory.img"), &inv); err != nil {
+		return err
+	}
+	// Version 1 has no common header, 2 has; both are all that there is.
+	if v := inv.GetImgVersion(); v != 2 {
+		return fmt.Errorf("inventory.img: version %d: %w", v, ErrImage)
+	}
+	if err := checkFrames(imagesDir); err != nil {
+		return err
+	}
+	return checkTasks(imagesDir)
+}
+
+// checkFrames walks through the entries of every framed file.
+func checkFrames(dir string) error {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range list {
+		if !entry.Type().IsRegular() {
+			return fmt.Errorf("%s: not a file: %w", entry.Name(), ErrImage)
+		}
+		kind, _, _ := strings.Cut(strings.TrimSuffix(entry.Name(), ".img"), "-")
+		if _, ok := framed[kind]; !ok || !strings.HasSuffix(entry.Name(), ".img") {
+			continue
+		}
+		if err := entries(filepath.Join(dir, entry.Name()), func([]byte) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTasks makes sure that every thread of the tree has its core, of this architecture.
+func checkTasks(dir string) error {
+	tasks := 0
+	return entries(filepath.Join(dir, "pstree.img"), func(data []byte) error {
+		var task pstree.PstreeEntry
+		if err := proto.Unmarshal(data, &task); err != nil {
+			return fmt.Errorf("pstree.img: %w: %w", err, ErrImage)
+		}
+		for _, tid := range task.GetThreads() {
+			if tasks++; tasks > maxTasks {
+				return fmt.Errorf("pstree.img: more than %d threads: %w", maxTasks, ErrImage)
+			}
+			var core criucore.CoreEntry
+			name := fmt.Sprintf("core-%d.img", tid)
+			if err := one(filepath.Join(dir, name), &core); err != nil {
+				return err
+			}
+			if m := core.GetMtype(); m != criucore.CoreEntry_X86_64 {
+				return fmt.Errorf("%s: architecture %s: %w", name, m, ErrImage)
+			}
+		}
+		return nil
+	})
+}
+
+// one decodes the first entry of a file.
+func one(path string, m proto.Message) error {
+	found := false
+	err := entries(path, func(data []byte) error {
+		if found {
+			return nil
+		}
+		found = true
+		if err := proto.Unmarshal(data, m); err != nil {
+			return fmt.Errorf("%s: %w: %w", filepath.Base(path), err, ErrImage)
+		}
+		return nil
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("%s: no entry: %w", filepath.Base(path), ErrImage)
+	}
+	return err
+}
+
+// entries calls fn for each entry of a framed file. A missing or short file, a foreign magic number and a size beyond the file's end are ErrImage.
+func entries(path string, fn func(data []byte) error) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: missing: %w", filepath.Base(path), ErrImage)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	kind, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".img"), "-")
+	if err := walk(f, framed[kind], fn); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// magics are CRIU's numbers of file kinds.
+var magics = magic.LoadMagic().ByName
+
+// walk reads the two magic numbers and then entries, each with its size in front, little-endian.
+func walk(r io.Reader, kind string, fn func(data []byte) error) error {
+	var head [8]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return fmt.Errorf("cut off: %w", ErrImage)
+	}
+	common, own := uint64(binary.LittleEndian.Uint32(head[:4])), uint64(binary.LittleEndian.Uint32(head[4:]))
+	if common != magics["IMG_COMMON"] || own != magics[kind] {
+		return fmt.Errorf("magic numbers %#x %#x are not those of %s: %w", common, own, kind, ErrImage)
+	}
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(r, size[:]); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("cut off: %w", ErrImage)
+		}
+		n := binary.LittleEndian.Uint32(size[:])
+		if n > maxEntry {
+			return fmt.Errorf("entry of %d bytes: %w", n, ErrImage)
+		}
+		// The size is believed only as far as there are bytes: a lie must not make us allocate.
+		data, err := io.ReadAll(io.LimitReader(r, int64(n)))
+		if err != nil || len(data) < int(n) {
+			return fmt.Errorf("cut off: %w", ErrImage)
+		}
+		if err := fn(data); err != nil {
+			return err
+		}
+	}
+}
