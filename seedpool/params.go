@@ -16,6 +16,10 @@ type ShimParams struct {
 	ContainerdTTRPC   string `json:"containerd_ttrpc"`
 	Publisher         string `json:"publisher"`
 	Debug             bool   `json:"debug,omitempty"`
+	// Cgroup is the one that runc's option shim_cgroup wants the shim in; empty: it stays where it is.
+	Cgroup string `json:"cgroup,omitempty"`
+	// OOMScore is what the shim's OOM score shall be; nil: as it is.
+	OOMScore *int `json:"oom_score,omitempty"`
 	// Env is the environment that containerd gave the launcher, NAME=VALUE.
 	Env []string `json:"env,omitempty"`
 }
