@@ -26,12 +26,13 @@ images=$OUT/images
 work=$cache/images
 base=$work/base # root file system of the base layer, lower directory of all others
 apt=$cache/apt-$suite
+umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 update_lists() {
 	rm -rf "$apt"
 	private_apt "$apt" "$suite"
-	fetch "Debian $suite package lists" "$apt_advice" apt-get -c "$apt/apt.conf" update
+	fetch "Debian $suite package lists" "$apt_advice" apt-get -c "$apt/apt.conf" update --error-on=any
 }
 
 # enter mounts what package scripts expect of a machine, and a directory of package files; leave undoes it.
@@ -58,7 +59,7 @@ apt_get() {
 		-o DPkg::Chroot-Directory="$1" "${@:2}"
 }
 
-# build_base does what debootstrap does, in a third of its time: unpack all, then let dpkg install the same packages.
+# build_base does what debootstrap does, with this machine's apt: unpack all, then let dpkg install the same packages.
 build_base() {
 	local name
 	rm -rf "$base" && mkdir -p "$base"/{usr/{bin,sbin,lib,lib64},var/lib/dpkg,etc/dpkg/dpkg.cfg.d,tmp}
@@ -113,13 +114,16 @@ sum() { tar -C "$root" --sort=name --mtime=@0 --owner=0 --group=0 -c "$@" | sha2
 mkdir -p "$images" "$work"
 cd "$here"
 names=("$@")
-((${#names[@]})) || names=($(printf '%s\n' */config.json | xargs -n 1 dirname))
+((${#names[@]})) || names=(*/config.json)
+names=("${names[@]%/config.json}")
+for name in "${names[@]}"; do
+	[[ -f $name/config.json ]] || die "no image $name: choose among $(echo */config.json | sed 's|/config.json||g')"
+done
 builder=$(sum integration/images/build.sh integration/images/pack integration/tools/fetch.sh)
 
 once image-pack "$builder" env -C "$root" CGO_ENABLED=0 go build -trimpath -o "$work/pack" ./integration/images/pack
-once image-lists "$suite" update_lists
+once image-lists "$apt" update_lists
 once image-base "$builder" build_base
 for name in "${names[@]}"; do
-	[[ -f $here/$name/config.json ]] || die "no image $name: choose among $(echo */config.json | sed 's|/config.json||g')"
 	once "image-$name" "$builder$(sum "integration/images/$name")" build_image "$name"
 done

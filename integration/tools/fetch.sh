@@ -38,8 +38,7 @@ fetch() {
 	local log=$logs/${what//[^a-zA-Z0-9.]/-}.log
 	shift 2
 	"$@" >"$log" 2>&1 && return
-	tail -n 5 "$log" | sed 's/^/    /' >&2
-	die "cannot get $what: $advice (all output: $log)"
+	die "cannot get $what ($(tail -n 1 "$log")): $advice; all output is in $log"
 }
 
 apt_advice="check that 'apt-get update' works on this machine, then run again"
@@ -47,8 +46,9 @@ apt_advice="check that 'apt-get update' works on this machine, then run again"
 # mirror prints the Debian archive this machine already uses, so that no address is written down here. apt itself reads the
 # sources, in whichever of their two formats they are.
 mirror() {
-	local release uri
-	release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	local id release uri
+	read -r id release < <(. /etc/os-release && echo "$ID" "${VERSION_CODENAME:-}")
+	[[ $id == debian ]] || die "this machine runs $id: the images and CRIU are made from the packages of a Debian machine"
 	uri=$(apt-get update --print-uris | sed -n "s|^'\(.*\)/dists/$release/InRelease'.*|\1|p" | head -n 1)
 	[[ -n $uri ]] || die "no Debian archive for '$release' in this machine's apt sources: add one, then run again"
 	echo "$uri"

@@ -87,7 +87,7 @@ install_criu() {
 
 	local apt=$cache/apt-testing tree deb lib
 	private_apt "$apt" testing
-	fetch "Debian testing package lists" "$apt_advice" apt-get -c "$apt/apt.conf" update
+	fetch "Debian testing package lists" "$apt_advice" apt-get -c "$apt/apt.conf" update --error-on=any
 	fetch "CRIU from Debian testing" "$apt_advice" apt-get -c "$apt/apt.conf" install -y --download-only criu
 
 	tree=$(mktemp -d "$OUT/criu.XXXXXX")

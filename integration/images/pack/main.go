@@ -96,8 +96,7 @@ func writeLayer(dir, file string, newest time.Time) error {
 		return err
 	}
 	err = writeTree(tar.NewWriter(io.MultiWriter(pipe, plain)), dir, newest)
-	pipe.Close()
-	if err := errors.Join(err, zstd.Wait()); err != nil {
+	if err := errors.Join(err, pipe.Close(), zstd.Wait()); err != nil {
 		return fmt.Errorf("layer of %s: %w", dir, err)
 	}
 
