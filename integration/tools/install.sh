@@ -40,7 +40,7 @@ go_install() {
 	local what=$1
 	shift
 	fetch "$what" "the Go module proxy ($(go env GOPROXY)) must be reachable; set GOPROXY if yours is another" \
-		env GOBIN="$bin" GOFLAGS=-trimpath go install "$@"
+		env GOBIN="$bin" go install -trimpath "$@"
 }
 
 install_packages() {
