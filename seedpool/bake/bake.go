@@ -13,15 +13,12 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
-const (
-	// cleanWithin bounds the end of a bake, which goes on when its context has been cancelled.
-	cleanWithin = 30 * time.Second
-	// goneWithin bounds the wait for processes that have been killed, or for the rest of their output.
-	goneWithin = 5 * time.Second
-)
+// cleanWithin bounds the end of a bake, which goes on when its context has been cancelled.
+const cleanWithin = 30 * time.Second
 
 // Options say what to bake and where.
 type Options struct {
@@ -109,6 +106,10 @@ func (b *bake) steps(ctx context.Context) *Error {
 			err = b.progress.during(func() error { return s.do(ctx) })
 		}
 		if err != nil {
+			if ctx.Err() != nil {
+				// What was cut short is no cause of its own.
+				err = context.Cause(ctx)
+			}
 			return newError(s.step, err, b.lastLines(ctx))
 		}
 		b.result.Phases = append(b.result.Phases, &api.Phase{Name: string(s.step), Nanoseconds: int64(time.Since(began))})
@@ -173,7 +174,7 @@ func (b *bake) ready(ctx context.Context) error {
 		b.progress.set(StepReady, fmt.Sprintf("waiting for %s%s", b.o.Ready, why), int(time.Since(began)/time.Second), int(b.o.Ready.timeout()/time.Second))
 	}
 	show("")
-	return whileAlive(ctx, b.c.pidfd, func(ctx context.Context) error {
+	return whileAlive(ctx, b.c.gone, b.c.ended, func(ctx context.Context) error {
 		return b.prober.wait(ctx, func(err error) { show(": " + err.Error()) })
 	})
 }
@@ -186,13 +187,13 @@ func (b *bake) warmup(ctx context.Context) error {
 		b.progress.set(StepWarmup, "sending requests to "+b.o.Ready.String(), done, b.o.Warmup)
 	}
 	show(0)
-	return whileAlive(ctx, b.c.pidfd, func(ctx context.Context) error {
+	return whileAlive(ctx, b.c.gone, b.c.ended, func(ctx context.Context) error {
 		return b.prober.warmUp(ctx, b.o.Warmup, show)
 	})
 }
 
 func (b *bake) settle(ctx context.Context) error {
-	return whileAlive(ctx, b.c.pidfd, func(ctx context.Context) error {
+	return whileAlive(ctx, b.c.gone, b.c.ended, func(ctx context.Context) error {
 		return settle(ctx, b.c.pid)
 	})
 }
@@ -208,10 +209,10 @@ func (b *bake) dump(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone, cancel := context.WithTimeout(ctx, goneWithin)
-	defer cancel()
-	if err := b.c.pidfd.Wait(gone); err != nil {
-		return fmt.Errorf("wait for the end of process %d: %w", b.c.pid, err)
+	select {
+	case <-b.c.gone:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	b.result.Spec = b.spec
 	b.result.StdioKeys = dumped.StdioKeys
@@ -222,7 +223,7 @@ func (b *bake) dump(ctx context.Context) error {
 
 // lastLines gives the app's last lines; when it has ended it waits for what is still in the pipes.
 func (b *bake) lastLines(ctx context.Context) []string {
-	if b.c == nil {
+	if b.c == nil || b.c.pid == 0 {
 		return nil
 	}
 	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), exitGrace)
@@ -234,6 +235,9 @@ func (b *bake) lastLines(ctx context.Context) []string {
 // clean removes all but the images, and those too after a failure.
 func (b *bake) clean(ctx context.Context, failed bool) error {
 	var errs []error
+	if b.c != nil {
+		errs = append(errs, b.c.stop(ctx, linux.Cgroup{Path: b.o.CgroupPath}))
+	}
 	for _, dir := range b.made {
 		switch {
 		case dir == b.o.Dir:
@@ -243,9 +247,6 @@ func (b *bake) clean(ctx context.Context, failed bool) error {
 		}
 	}
 	if b.c != nil {
-		if b.c.pidfd != nil {
-			errs = append(errs, b.c.pidfd.Wait(ctx))
-		}
 		b.c.close()
 	}
 	return errors.Join(errs...)

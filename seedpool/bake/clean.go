@@ -58,14 +58,14 @@ func CleanupDir(ctx context.Context, dir string) error {
 		return fmt.Errorf("read bake %s: %w", dir, err)
 	}
 	cgroup := linux.Cgroup{Path: m.Cgroup}
-	if err := cgroup.Kill(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("kill cgroup %s: %w", m.Cgroup, err)
+	if err := cgroup.Kill(); err != nil {
+		return err
 	}
-	if err := cgroup.WaitEmpty(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("empty cgroup %s: %w", m.Cgroup, err)
+	if err := cgroup.WaitEmpty(ctx); err != nil {
+		return err
 	}
 	if err := cgroup.Remove(); err != nil {
-		return fmt.Errorf("remove cgroup %s: %w", m.Cgroup, err)
+		return err
 	}
 	return os.RemoveAll(dir)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,32 +21,38 @@ import (
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
-// execLingers is how long the pipes of a finished exec may stay open: what it left behind must not hold up the bake.
-const execLingers = 2 * time.Second
+// bootEvery is how often the container's pid file is looked for.
+const bootEvery = 2 * time.Millisecond
 
-// container is the sacrificial container, run by runc out of dir.
+// container is the sacrificial container. One `runc run` is its parent for as long as it lives: so its exit status is known on every
+// kernel, and no zombie is left to the host's init.
 type container struct {
 	id, dir string
 	runc    *runc.Runc
 	logs    *logs
 	streams *streams
 	netns   *os.File
-	pid     int
-	pidfd   *linux.Pidfd
+	// pid of init; 0 until the app has been started.
+	pid int
+
+	// gone is closed when runc has ended; status and err are set before. kill ends runc, not the container.
+	gone   chan struct{}
+	status int
+	err    error
+	kill   context.CancelFunc
 }
 
-// streams are the three pipes that are the app's standard streams.
+// streams are the three pipes between us and the app.
 type streams struct{ runc.IO }
 
-// Set gives runc create the app's ends. Until it has created the container it dies with the thread that started it: what is half made
-// would belong to nobody.
+// Set gives runc its ends. It dies with the thread that has started it, so that it cannot go on making a container that belongs to nobody.
 func (s *streams) Set(cmd *exec.Cmd) {
 	s.IO.Set(cmd)
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }
 
-// CloseAfterStart closes the app's ends of stdout and stderr here, so that the readers see the end when the app has ended.
-func (s *streams) CloseAfterStart() error {
+// closeTheirs closes runc's ends here, so that the readers see the end when the app has ended.
+func (s *streams) closeTheirs() error {
 	if c, ok := s.IO.(runc.StartCloser); ok {
 		return c.CloseAfterStart()
 	}
@@ -59,10 +66,11 @@ func newContainer(id, dir, runcPath string, user specs.User, l *logs) (*containe
 		Root:      filepath.Join(dir, "runc"),
 		Log:       filepath.Join(dir, "runc.log"),
 		LogFormat: runc.JSON,
+		Setpgid:   true,
 	}}
 	netns, err := linux.NewNetNS()
 	if err != nil {
-		return nil, fmt.Errorf("make network namespace: %w", err)
+		return nil, err
 	}
 	c.netns = netns
 	pipes, err := runc.NewPipeIO(int(user.UID), int(user.GID))
@@ -76,7 +84,7 @@ func newContainer(id, dir, runcPath string, user specs.User, l *logs) (*containe
 	return c, nil
 }
 
-// boot creates and starts the container over the overlay.
+// boot starts the container over the overlay and returns when the app runs.
 func (c *container) boot(ctx context.Context, adapted *specs.Spec, overlay []string) error {
 	// runc opens the path in a process of its own: through our /proc it finds the namespace, which has no other name.
 	spec, err := withNetNS(adapted, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.netns.Fd()))
@@ -90,52 +98,70 @@ func (c *container) boot(ctx context.Context, adapted *specs.Spec, overlay []str
 	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), data, 0o600); err != nil {
 		return err
 	}
-	if err := c.create(ctx, overlay); err != nil {
+	c.gone = make(chan struct{})
+	running, kill := context.WithCancel(context.WithoutCancel(ctx))
+	c.kill = kill
+	started := make(chan int, 1)
+	go func() {
+		c.status, c.err = c.run(running, overlay, started)
+		close(c.gone)
+	}()
+	select {
+	case <-started:
+	case <-c.gone:
+	}
+	if err := c.streams.closeTheirs(); err != nil {
 		return err
 	}
-	return c.start(ctx)
+	return c.booted(ctx)
 }
 
-// create mounts the overlay where only runc create and its container see it.
-func (c *container) create(ctx context.Context, overlay []string) error {
-	pidFile := filepath.Join(c.dir, "init.pid")
-	err := linux.Enter(nil, func() error {
+// run is `runc run` in a mount namespace where only it and its container see the overlay. It returns when the container has ended.
+func (c *container) run(ctx context.Context, overlay []string, started chan<- int) (status int, err error) {
+	err = linux.Enter(nil, func() error {
 		if err := linux.PrivateMounts(); err != nil {
 			return fmt.Errorf("make mount namespace: %w", err)
 		}
 		if err := linux.Overlay(filepath.Join(c.dir, "rootfs"), overlay); err != nil {
-			return fmt.Errorf("mount overlay: %w", err)
+			return err
 		}
-		if err := c.runc.Create(ctx, c.id, c.dir, &runc.CreateOpts{IO: c.streams, PidFile: pidFile}); err != nil {
-			return c.runcError("create", err)
-		}
-		return nil
+		status, err = c.runc.Run(ctx, c.id, c.dir, &runc.CreateOpts{IO: c.streams, PidFile: c.pidFile(), Started: started})
+		return err
 	})
-	if err != nil {
-		return err
-	}
-	if c.pid, err = readPid(pidFile); err != nil {
-		return err
-	}
-	// runc's init waits for start: the pid cannot be another's yet.
-	if c.pidfd, err = linux.OpenPidfd(c.pid); err != nil {
-		return fmt.Errorf("watch process %d: %w", c.pid, err)
-	}
-	return nil
+	return status, err
 }
 
-func (c *container) start(ctx context.Context) error {
-	if err := c.runc.Start(ctx, c.id); err != nil {
-		return c.runcError("start", err)
+// booted waits for the pid file, which runc writes when it has started the app. runc tells nobody else: hence looking again.
+func (c *container) booted(ctx context.Context) error {
+	again := time.NewTicker(bootEvery)
+	defer again.Stop()
+	for {
+		// Asked first: when runc has ended, the file is there or will never be.
+		ended := closed(c.gone)
+		pid, err := readPid(c.pidFile())
+		switch {
+		case err == nil:
+			c.pid = pid
+			return nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		case ended:
+			return c.runcError()
+		}
+		select {
+		case <-again.C:
+		case <-c.gone:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return nil
 }
 
 // runcError says what runc has logged, which is more than its exit status.
-func (c *container) runcError(verb string, err error) error {
-	data, readErr := os.ReadFile(c.runc.Log)
-	if readErr != nil {
-		return fmt.Errorf("runc %s: %w", verb, err)
+func (c *container) runcError() error {
+	data, err := os.ReadFile(c.runc.Log)
+	if err != nil {
+		return c.err
 	}
 	said := ""
 	for line := range bytes.Lines(data) {
@@ -145,48 +171,54 @@ func (c *container) runcError(verb string, err error) error {
 		}
 	}
 	if said == "" {
-		return fmt.Errorf("runc %s: %w", verb, err)
+		return c.err
 	}
-	return fmt.Errorf("runc %s: %s: %w", verb, printable(said), err)
+	return fmt.Errorf("runc run: %s", strings.TrimPrefix(printable(said), "runc run failed: "))
 }
 
-// exec runs a command in the container as the app's user, with its environment, and waits for it. It has ended when exec returns, also when
-// ctx ended first: whatever still runs would be dumped with the app.
-func (c *container) exec(ctx context.Context, words []string) error {
-	pidFile := filepath.Join(c.dir, "exec.pid")
-	if err := os.RemoveAll(pidFile); err != nil {
-		return err
-	}
-	args := append([]string{"--root", c.runc.Root, "exec", "--pid-file", pidFile, c.id}, words...)
-	cmd := exec.CommandContext(ctx, c.runc.Command, args...)
-	var out tail
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = execLingers
-	cmd.Cancel = func() error {
-		if pid, err := readPid(pidFile); err == nil {
-			return syscall.Kill(pid, syscall.SIGKILL)
-		}
-		return cmd.Process.Kill()
-	}
-	if err := cmd.Run(); err != nil {
-		if line := out.line(); line != "" {
-			return fmt.Errorf("%w: %s", err, line)
-		}
-		return err
-	}
-	return nil
+// ended describes the end of the app. It may be called once gone is closed.
+func (c *container) ended() error {
+	return hinted{fmt.Errorf("%w with status %d", errEnded, c.status), exitHint(c.status)}
 }
 
-// close gives back what Run's process holds of the container. The container must have ended.
+// stop ends the container and waits for runc, which removes its own state.
+func (c *container) stop(ctx context.Context, cgroup linux.Cgroup) error {
+	if c.gone == nil {
+		return nil
+	}
+	defer c.kill()
+	if c.pid == 0 {
+		// Half made, the container may not be in its cgroup yet: without runc its init ends by itself.
+		c.kill()
+	} else if err := cgroup.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-c.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of the container: %w", context.Cause(ctx))
+	}
+}
+
+// close gives back what this process holds of the container, which must have ended.
 func (c *container) close() {
 	if c.streams != nil {
 		c.streams.Close()
 		c.logs.readers.Wait()
 	}
-	if c.pidfd != nil {
-		c.pidfd.Close()
-	}
 	c.netns.Close()
+}
+
+func (c *container) pidFile() string { return filepath.Join(c.dir, "init.pid") }
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 func readPid(file string) (int, error) {
@@ -202,21 +234,4 @@ func readPid(file string) (int, error) {
 		return 0, fmt.Errorf("read %s: %w", file, err)
 	}
 	return pid, nil
-}
-
-// tail keeps the end of what is written to it.
-type tail struct{ kept []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.kept = append(t.kept, p...)
-	if extra := len(t.kept) - keptLineBytes; extra > 0 {
-		t.kept = append(t.kept[:0], t.kept[extra:]...)
-	}
-	return len(p), nil
-}
-
-// line gives the last line.
-func (t *tail) line() string {
-	lines := strings.Split(strings.TrimSpace(string(t.kept)), "\n")
-	return printable(lines[len(lines)-1])
 }

@@ -81,7 +81,9 @@ func newError(step Step, err error, app []string) *Error {
 		e.Hint = h.hint
 	}
 	if c, ok := errors.AsType[*restore.Error](err); ok {
-		e.CRIULog = c.Log
+		for _, line := range c.Log {
+			e.CRIULog = append(e.CRIULog, printable(line))
+		}
 		if e.Hint == "" {
 			e.Hint = criuHint(c.Log)
 		}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
@@ -42,28 +44,40 @@ type prober struct {
 func Probe(ctx context.Context, pid int, r Readiness) error {
 	pidfd, err := linux.OpenPidfd(pid)
 	if err != nil {
-		return fmt.Errorf("watch process %d: %w", pid, err)
+		return err
 	}
 	defer pidfd.Close()
-	if r.Kind == Log || r.Kind == Exec {
-		return whileAlive(ctx, pidfd, func(ctx context.Context) error {
-			select {
-			case <-time.After(livesFor):
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}
 	netns, err := linux.NSFile(pid, "net")
 	if err != nil {
 		return fmt.Errorf("open network namespace of process %d: %w", pid, err)
 	}
 	defer netns.Close()
 	p := &prober{pid: pid, netns: netns, ready: r}
-	return whileAlive(ctx, pidfd, func(ctx context.Context) error {
+	watching, stop := context.WithCancel(ctx)
+	gone := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if pidfd.Wait(watching) == nil {
+			close(gone)
+		}
+	})
+	defer watcher.Wait()
+	defer stop()
+	return whileAlive(ctx, gone, func() error { return errEnded }, func(ctx context.Context) error {
+		if r.Kind == Log || r.Kind == Exec {
+			return lives(ctx)
+		}
 		return p.wait(ctx, func(error) {})
 	})
+}
+
+func lives(ctx context.Context) error {
+	select {
+	case <-time.After(livesFor):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // wait asks until the app is ready. Each refusal goes to refused.
@@ -129,6 +143,9 @@ func (p *prober) askKind(ctx context.Context) error {
 		return conn.Close()
 	case File:
 		f, err := pathrs.OpenInRoot(fmt.Sprintf("/proc/%d/root", p.pid), p.ready.Target)
+		if errors.Is(err, fs.ErrNotExist) {
+			return errors.New("it does not exist")
+		}
 		if err != nil {
 			return err
 		}
@@ -175,7 +192,7 @@ func (p *prober) dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, err
 	}
 	var conn net.Conn
-	err := linux.Enter([]linux.NS{{Type: linux.NetNS, File: p.netns}}, func() error {
+	err := linux.Enter([]linux.NS{{File: p.netns}}, func() error {
 		var err error
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return err
