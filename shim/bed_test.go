@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	runc "github.com/containerd/go-runc"
@@ -262,6 +263,21 @@ func (b *safeBuffer) String() string {
 	return string(b.buf)
 }
 
+// sleeper puts a process of the test into a cgroup; it ends with the bed.
+func (b *bed) sleeper(cgroup linux.Cgroup) {
+	b.t.Helper()
+	cmd := exec.Command("/bin/sleep", "1000")
+	exits, err := startChild(cmd)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	// A subscriber that does not read would hold up the reaper.
+	reaper.Default.Unsubscribe(exits)
+	if err := cgroup.Attach(cmd.Process.Pid); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // clean ends what a test left, and fails it when the code under test should have done so.
 func (b *bed) clean() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -291,8 +307,10 @@ type bedPool struct {
 	// alter changes the spec of the instances that are made, so that they are not what they should be.
 	alter  func(*specs.Spec)
 	spares uint32
-	seed   *api.SeedInfo
 	fail   map[string]error
+	// afterMake is called with each instance before it is handed out; reported gets each report.
+	afterMake func(*api.Instance) error
+	reported  chan *api.Start
 
 	mu        sync.Mutex
 	count     int
@@ -300,7 +318,6 @@ type bedPool struct {
 	bound     []string
 	discarded []string
 	forgotten []string
-	reports   []*api.Start
 }
 
 func (p *bedPool) serve() {
@@ -328,10 +345,7 @@ func (p *bedPool) failure(rpc string) error {
 }
 
 func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupResponse, error) {
-	seed := p.seed
-	if seed == nil {
-		seed = &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}
-	}
+	seed := &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}
 	return &api.LookupResponse{Seed: seed, Spares: p.spares}, p.failure("Lookup")
 }
 
@@ -422,7 +436,10 @@ func (p *bedPool) make(netns string) (*api.Instance, error) {
 	if line, err := bufio.NewReaderSize(inst.holds[1], 16).ReadString('\n'); err != nil || line != "ready\n" {
 		return nil, fmt.Errorf("boot instance: %q: %w", line, err)
 	}
-	return inst.Instance, p.freeze(inst, pidFile)
+	if err := p.freeze(inst, pidFile); err != nil || p.afterMake == nil {
+		return inst.Instance, err
+	}
+	return inst.Instance, p.afterMake(inst.Instance)
 }
 
 func (p *bedPool) freeze(inst *bedInstance, pidFile string) error {
@@ -477,9 +494,9 @@ func (p *bedPool) Discard(ctx context.Context, r *api.DiscardRequest) (*api.Empt
 }
 
 func (p *bedPool) Report(_ context.Context, r *api.ReportRequest) (*api.Empty, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.reports = append(p.reports, r.Start)
+	if p.reported != nil {
+		p.reported <- r.Start
+	}
 	return &api.Empty{}, nil
 }
 

@@ -49,7 +49,6 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"state", a.writeState},
 		{"hooks", a.runCreateHooks},
 		{"stdio", a.openStreams},
-		{"oomwatch", a.watchOOM},
 		{"bound", a.takeOver},
 	} {
 		if err := a.timed(step.name, func() error { return step.do(ctx) }); err != nil {
@@ -191,14 +190,6 @@ func (a *attempt) asked() stdio.Stdio {
 	return stdio.Stdio{Stdin: a.ask.Stdin, Stdout: a.ask.Stdout, Stderr: a.ask.Stderr, Terminal: a.ask.Terminal}
 }
 
-// watchOOM is best effort, as it is in containerd's runc shim.
-func (a *attempt) watchOOM(ctx context.Context) error {
-	if err := a.tasks.oom.watch(ctx, a.ask.ID, a.cgroup.Path); err != nil {
-		log.G(ctx).WithError(err).WithField("id", a.ask.ID).Warn("watch for OOM")
-	}
-	return nil
-}
-
 // takeOver makes the keeper let go of the streams and sproutd forget the instance. After it the instance is this task's alone.
 func (a *attempt) takeOver(ctx context.Context) error {
 	if err := forget(ctx, a.instance); err != nil {
@@ -209,18 +200,24 @@ func (a *attempt) takeOver(ctx context.Context) error {
 }
 
 // task is the woken task that the attempt has made.
-func (a *attempt) task() *wokenTask {
+func (a *attempt) task(ctx context.Context) *wokenTask {
 	runtime := process.NewRunc(a.options.Root, a.ask.Bundle, a.ns, a.options.BinaryName, false)
 	init := process.New(a.ask.ID, runtime, a.asked())
 	init.Bundle = a.ask.Bundle
 	init.IoUID, init.IoGID = int(a.options.IoUid), int(a.options.IoGid)
 	t := &wokenTask{
 		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
-		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, streams: a.streams,
+		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams,
 		runtime: runtime, init: init, record: a.record,
 		phase: phaseCreated, execs: make(map[string]*execTask), exited: make(chan struct{}),
 	}
 	a.tasks.add(t)
+	stop := a.record.time("oomwatch")
+	defer stop()
+	if err := a.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {
+		// Best effort, as it is in containerd's runc shim.
+		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
+	}
 	return t
 }
 

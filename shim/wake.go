@@ -187,7 +187,7 @@ func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.
 		err = a.bind(ctx)
 	}
 	if err == nil {
-		return a.task(), nil
+		return a.task(ctx), nil
 	}
 	if a.instance != nil && !linux.Alive(int(a.instance.Pid), a.instance.StartTime) {
 		err = &diedError{instance: a.instance.Id, err: err}

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/stdio"
 	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/seedpool"
@@ -36,13 +37,14 @@ type wokenTasks struct {
 // newWokenTasks returns the still empty set of woken tasks of a shim.
 // publish hands one event to the shim's ordered queue; it must not block for long.
 func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTasks {
-	return &wokenTasks{
+	s := &wokenTasks{
 		publish: publish,
 		params:  params,
 		paths:   seedpool.PathsFromEnv(),
-		oom:     oomWatch{publish: publish},
 		tasks:   make(map[string]*wokenTask),
 	}
+	s.oom.tasks = s
+	return s
 }
 
 // get returns the woken task of a container; nil: the container was not woken.
@@ -92,6 +94,7 @@ type wokenTask struct {
 	instance *api.Instance
 	pidfd    *linux.Pidfd
 	cgroup   linux.Cgroup
+	limits   cgroups.Manager
 	streams  *streams
 	runtime  *runc.Runc
 	// init makes exec'd processes the way containerd's runc shim does; nothing else of it is used.

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/containerd/cgroups/v3"
+	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/oom"
 	oomv1 "github.com/containerd/containerd/v2/pkg/oom/v1"
@@ -13,7 +14,7 @@ import (
 
 // oomWatch publishes TaskOOM for woken tasks, with containerd's own watchers. It begins with the first task and ends with the shim.
 type oomWatch struct {
-	publish func(event any)
+	tasks *wokenTasks
 
 	mu      sync.Mutex
 	watcher oom.Watcher // +checklocks:mu
@@ -42,7 +43,7 @@ func (o *oomWatch) started(ctx context.Context) (oom.Watcher, error) {
 	if cgroups.Mode() == cgroups.Unified {
 		open = oomv2.New
 	}
-	w, err := open(queued(o.publish))
+	w, err := open(oomPublisher{o.tasks})
 	if err != nil {
 		return nil, err
 	}
@@ -51,10 +52,24 @@ func (o *oomWatch) started(ctx context.Context) (oom.Watcher, error) {
 	return w, nil
 }
 
-// queued hands the events of containerd's watchers to the shim's ordered queue, which finds their topics itself.
-type queued func(event any)
+// oomPublisher hands the events of containerd's watchers to the shim's ordered queue. The v1 watcher also fires when a cgroup is
+// removed: an event of a task that lost no process is none.
+type oomPublisher struct {
+	tasks *wokenTasks
+}
 
-func (q queued) Publish(_ context.Context, _ string, event events.Event) error {
-	q(event)
+func (p oomPublisher) Publish(_ context.Context, _ string, event events.Event) error {
+	oom, ok := event.(*eventstypes.TaskOOM)
+	if !ok {
+		return nil
+	}
+	t := p.tasks.get(oom.ContainerID)
+	if t == nil {
+		return nil
+	}
+	if kills, err := t.limits.OOMKillCount(); err != nil || kills == 0 {
+		return err
+	}
+	p.tasks.publish(event)
 	return nil
 }
