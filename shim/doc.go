@@ -1,0 +1,30 @@
+// Package shim is the process that owns the containers of one pod, or one lone container: containerd's task service, version 3.
+//
+// # Two kinds of tasks
+//
+// A container that was woken, from a spare or by restore, is a wokenTask of this package. Every other is the business of containerd's own runc task service, which
+// is embedded unchanged as the cold rung. Each request goes to one of the two by the container's id; both publish through one queue, so that containerd sees the
+// events of a pod in the order in which they happened.
+//
+// # Life
+//
+// A shim is started by the launcher (`sprout-shim serve`) with its socket, or by sproutd beforehand (`sprout-shim idle`), to be told later which container it is
+// for. From then on both are the same. It is the reaper of what is reparented to it, writes its log into the bundle's named pipe `log`, and ends when containerd
+// asks it to and no task is left, or by SIGTERM. sproutd may come and go: without it everything starts cold.
+//
+// A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is
+// left and tells how the container ended.
+//
+// # Files
+//
+// In the bundle, beside those of containerd's runc shim:
+//
+//   - sprout.instance: what Cleanup must know of a woken container; JSON of boundInstance, written before Create returns.
+//   - sprout.exit: how the task ended; JSON of exit, written when everything of it is gone: the launcher's `delete` then has nothing to do.
+//
+// Below the run directory: the record of the start (seedpool.Paths.StartRecord), written after Start has returned, removed with the task.
+//
+// # Locks
+//
+// service.mu is a leaf. For those of woken tasks see wokenTask.
+package shim

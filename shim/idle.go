@@ -1,0 +1,98 @@
+package shim
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/sproutrun/sprout/seedpool"
+)
+
+// paramsLimit bounds the line of parameters: the environment is most of it.
+const paramsLimit = 4 << 20
+
+// assigned is what an idle shim answers to its parameters.
+type assigned struct {
+	OK    bool   `json:"ok,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// Idle is the life of a shim that sproutd has started before any container needs it. control is a stream socket: one line of JSON with seedpool.ShimParams comes in,
+// one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the shim ends, too.
+func Idle(ctx context.Context, control *os.File) error {
+	if err := becomeShim(); err != nil {
+		return err
+	}
+	conn, err := net.FileConn(control)
+	if err != nil {
+		return fmt.Errorf("take over control socket: %w", err)
+	}
+	control.Close()
+	defer conn.Close()
+	debug.FreeOSMemory()
+
+	p, err := readParams(conn)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
+	}
+	l, err := assign(p)
+	if err != nil {
+		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
+	}
+	// Connections wait in the socket's queue until serve accepts them.
+	if err := reply(conn, assigned{OK: true}); err != nil {
+		return errors.Join(err, withdraw(l, p))
+	}
+	conn.Close()
+	return serve(ctx, l, p)
+}
+
+// readParams waits for the line of parameters. io.EOF: there will be none.
+func readParams(r io.Reader) (seedpool.ShimParams, error) {
+	var p seedpool.ShimParams
+	line, err := bufio.NewReader(io.LimitReader(r, paramsLimit)).ReadBytes('\n')
+	if len(line) == 0 && err != nil {
+		return p, io.EOF
+	}
+	if err != nil {
+		return p, fmt.Errorf("read parameters: %w", err)
+	}
+	if err := json.Unmarshal(line, &p); err != nil {
+		return p, fmt.Errorf("decode parameters: %w", err)
+	}
+	return p, nil
+}
+
+// assign turns this idle process into the shim of p.
+func assign(p seedpool.ShimParams) (*net.UnixListener, error) {
+	if len(p.Env) > 0 {
+		os.Clearenv()
+	}
+	for _, e := range p.Env {
+		name, value, _ := strings.Cut(e, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return nil, fmt.Errorf("set environment: %w", err)
+		}
+	}
+	if err := settle(p); err != nil {
+		return nil, err
+	}
+	return listen(p.Address)
+}
+
+func reply(w io.Writer, a assigned) error {
+	if err := json.NewEncoder(w).Encode(a); err != nil {
+		return fmt.Errorf("answer sproutd: %w", err)
+	}
+	return nil
+}

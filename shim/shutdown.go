@@ -1,0 +1,19 @@
+package shim
+
+import (
+	"context"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+)
+
+// Shutdown ends the shim, unless it still has a task: containerd asks after every delete, and a pod has several.
+func (s *service) Shutdown(ctx context.Context, r *taskAPI.ShutdownRequest) (*ptypes.Empty, error) {
+	s.mu.Lock()
+	creating := s.creating
+	s.mu.Unlock()
+	if creating > 0 || s.woken.count() > 0 {
+		return done, nil
+	}
+	return s.cold.Shutdown(ctx, r)
+}
