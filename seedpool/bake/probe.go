@@ -97,7 +97,8 @@ func (p *prober) wait(ctx context.Context, refused func(error)) error {
 		if err == nil {
 			return nil
 		}
-		if waiting.Err() == nil {
+		// What the deadline itself has cut off explains nothing.
+		if waiting.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 			last = err
 			refused(err)
 		}
@@ -136,7 +137,7 @@ func (p *prober) askKind(ctx context.Context) error {
 	case HTTP:
 		return p.get(ctx)
 	case TCP:
-		conn, err := p.dial(ctx, "tcp", p.ready.Target)
+		conn, err := p.dial(ctx)
 		if err != nil {
 			return err
 		}
@@ -162,15 +163,21 @@ func (p *prober) askKind(ctx context.Context) error {
 	}
 }
 
-// get sends one GET and reads the whole answer. The connection is closed on both sides when it returns without error, but for what the
-// app still has to do for that.
+// get sends one GET and reads the whole answer. Both sides have closed the connection when it returns without error, but for what the app
+// still has to do for that.
 func (p *prober) get(ctx context.Context) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.ready.Target, nil)
 	if err != nil {
 		return err
 	}
 	request.Header.Set("User-Agent", "sprout-bake")
-	transport := &http.Transport{DialContext: p.dial, DisableKeepAlives: true}
+	// Connected here: the transport's own dialling can outlive the request, and the namespace's file.
+	conn, err := p.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return err
@@ -185,16 +192,11 @@ func (p *prober) get(ctx context.Context) error {
 	return nil
 }
 
-// dial connects inside the container's network namespace. address must be an IP address: the resolver would leave the thread that has
+// dial connects inside the container's network namespace. The target is an IP address, so the connection is made by the one thread that has
 // joined the namespace.
-func (p *prober) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if _, err := netip.ParseAddrPort(address); err != nil {
-		return nil, err
-	}
-	var conn net.Conn
-	err := linux.Enter([]linux.NS{{File: p.netns}}, func() error {
-		var err error
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+func (p *prober) dial(ctx context.Context) (conn net.Conn, err error) {
+	err = linux.Enter([]linux.NS{{File: p.netns}}, func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", p.ready.address().String())
 		return err
 	})
 	return conn, err
