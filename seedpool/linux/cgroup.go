@@ -6,89 +6,55 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
-// hierarchies is found once: a cgroup file system is not mounted or unmounted while the host runs.
-var hierarchies = sync.OnceValues(findHierarchies)
-
-func findHierarchies() ([]string, error) {
-	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.FSType != "cgroup" && m.FSType != "cgroup2" || m.Root != "/" || !strings.HasPrefix(m.Mountpoint, "/sys/fs/cgroup"), false
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find cgroup hierarchies: %w", err)
-	}
-	seen := map[string]bool{}
-	var v1, v2 []string
-	for _, m := range mounts {
-		if seen[m.Mountpoint] {
-			continue
-		}
-		seen[m.Mountpoint] = true
-		if m.FSType == "cgroup2" {
-			v2 = append(v2, m.Mountpoint)
-		} else {
-			v1 = append(v1, m.Mountpoint)
-		}
-	}
-	if len(v2) == 0 {
-		return nil, errors.New("find cgroup hierarchies: no cgroup2 file system is mounted below /sys/fs/cgroup")
-	}
-	// cgroup2 mounted over /sys/fs/cgroup hides the hierarchies below it: then it is the only one.
-	if v2[len(v2)-1] == "/sys/fs/cgroup" {
-		return []string{"/sys/fs/cgroup"}, nil
-	}
-	sort.Strings(v1)
-	return append(v1, v2[0]), nil
-}
-
-// Hierarchies returns the mount points of every cgroup hierarchy, v1 ones first, the v2 one last.
-func Hierarchies() ([]string, error) { return hierarchies() }
-
-// UnifiedRoot returns the mount point of cgroup v2: /sys/fs/cgroup, or /sys/fs/cgroup/unified on a hybrid host.
-func UnifiedRoot() (string, error) {
-	list, err := hierarchies()
-	if err != nil {
-		return "", err
-	}
-	return list[len(list)-1], nil
-}
-
-// Cgroup is one path in every hierarchy.
+// Cgroup is one path in every hierarchy. It cannot lead out of a hierarchy: ".." ends at the root.
 type Cgroup struct {
 	// Path below each hierarchy's root, beginning with a slash.
 	Path string
 }
 
-// unified is a file of the cgroup in the v2 hierarchy.
+// in is the cgroup's directory in one hierarchy.
+func (c Cgroup) in(root string) string { return filepath.Join(root, path.Clean("/"+c.Path)) }
+
+// unified is a file of the cgroup in the v2 hierarchy, or with "" its directory.
 func (c Cgroup) unified(file string) (string, error) {
 	root, err := UnifiedRoot()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(root, c.Path, file), nil
+	return filepath.Join(c.in(root), file), nil
 }
 
-// Create makes the cgroup in every hierarchy; one that exists is left as it is.
+// errRootCgroup keeps a missing path from being taken for the host itself.
+var errRootCgroup = errors.New("it is the root of the hierarchy")
+
+func (c Cgroup) notRoot() error {
+	if path.Clean("/"+c.Path) == "/" {
+		return errRootCgroup
+	}
+	return nil
+}
+
+// Create makes the cgroup in every hierarchy; one that exists is left as it is. A v1 cpuset takes its parent's CPUs and memory nodes.
 func (c Cgroup) Create() error {
 	list, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, root := range list {
-		dir := filepath.Join(root, c.Path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(c.in(root), 0o755); err != nil {
 			return fmt.Errorf("create cgroup %s: %w", c.Path, err)
 		}
-		if err := inheritCPUSet(root, dir); err != nil {
+		if err := inheritCPUSet(root, c.in(root)); err != nil {
 			return fmt.Errorf("create cgroup %s: %w", c.Path, err)
 		}
 	}
@@ -96,6 +62,7 @@ func (c Cgroup) Create() error {
 }
 
 // inheritCPUSet fills the empty cpuset.cpus and cpuset.mems of a new v1 cpuset from its parent: no task can enter while they are empty.
+// A v2 cpuset that is empty uses its parent's, and its root has no such file.
 func inheritCPUSet(root, dir string) error {
 	if _, err := os.Stat(filepath.Join(root, "cpuset.mems")); err != nil || dir == root {
 		return nil
@@ -115,11 +82,21 @@ func inheritCPUSet(root, dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, file), above, 0); err != nil {
+		if err := writeControl(filepath.Join(dir, file), strings.TrimSpace(string(above))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeControl writes a file of a kernel file system in one write. It makes none: there, O_CREAT turns "no such file" into "permission denied".
+func writeControl(file, value string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // Open returns the v2 directory, as clone3's CLONE_INTO_CGROUP and syscall.SysProcAttr.CgroupFD want it.
@@ -128,51 +105,68 @@ func (c Cgroup) Open() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	return f, nil
 }
 
-// Attach moves a process with all its threads into the cgroup in every hierarchy.
+// Attach moves a process with all its threads into the cgroup in every hierarchy. Memory that it has touched stays charged where it was. A process that
+// has ended is ESRCH.
+//
+// v2 is the first: what the process forks between two of the moves is then at least where Freeze and Kill find it. Only a process that is frozen, or
+// a cgroup that is, makes sure that no child stays behind in a v1 hierarchy.
 func (c Cgroup) Attach(pid int) error {
 	list, err := hierarchies()
 	if err != nil {
 		return err
 	}
-	for _, root := range list {
-		if err := attach(filepath.Join(root, c.Path), pid); err != nil {
-			return fmt.Errorf("attach %d to cgroup %s: %w", pid, c.Path, err)
+	for _, root := range slices.Backward(list) {
+		if err := c.attach(root, pid); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// AttachUnified moves a process in the v2 hierarchy only.
+// AttachUnified moves a process with all its threads in the v2 hierarchy only.
 func (c Cgroup) AttachUnified(pid int) error {
-	dir, err := c.unified("")
+	root, err := UnifiedRoot()
 	if err != nil {
 		return err
 	}
-	if err := attach(dir, pid); err != nil {
+	return c.attach(root, pid)
+}
+
+func (c Cgroup) attach(root string, pid int) error {
+	// To the kernel, process 0 is the one that writes.
+	if pid <= 0 {
+		return fmt.Errorf("attach %d to cgroup %s: %w", pid, c.Path, unix.ESRCH)
+	}
+	if err := writeControl(filepath.Join(c.in(root), "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 		return fmt.Errorf("attach %d to cgroup %s: %w", pid, c.Path, err)
 	}
 	return nil
 }
 
-func attach(dir string, pid int) error {
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
-}
-
-// Procs lists the processes of the cgroup in the v2 hierarchy; a cgroup that does not exist has none.
+// Procs lists the processes of the cgroup in the v2 hierarchy, not those of cgroups below it; a cgroup that does not exist has none.
 func (c Cgroup) Procs() ([]int, error) {
-	file, err := c.unified("cgroup.procs")
+	root, err := UnifiedRoot()
 	if err != nil {
 		return nil, err
 	}
-	return readProcs(file)
+	pids, err := readProcs(c.in(root))
+	if err != nil {
+		return nil, fmt.Errorf("list processes of cgroup %s: %w", c.Path, err)
+	}
+	return pids, nil
 }
 
-func readProcs(file string) ([]int, error) {
+func readProcs(dir string) ([]int, error) {
+	file := filepath.Join(dir, "cgroup.procs")
 	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+	if isGone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -190,56 +184,65 @@ func readProcs(file string) ([]int, error) {
 	return pids, nil
 }
 
-// Kill ends every process of the cgroup and of those below it, frozen or not (cgroup.kill). A cgroup that does not exist has none.
+// isGone says whether an error means that a cgroup does not exist: ENODEV comes from a file that was open when it was removed.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
+
+// Kill ends every process of the v2 cgroup and of those below it, frozen or not (cgroup.kill), and does not wait. A cgroup that does not exist has none.
 func (c Cgroup) Kill() error {
-	file, err := c.unified("cgroup.kill")
+	dir, err := c.unified("")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := c.notRoot(); err != nil {
+		return fmt.Errorf("kill cgroup %q: %w", c.Path, err)
+	}
+	err = writeControl(filepath.Join(dir, "cgroup.kill"), "1")
+	if isGone(err) {
+		if _, missing := os.Stat(dir); isGone(missing) {
+			return nil
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("kill cgroup %s: %w", c.Path, err)
 	}
 	return nil
 }
 
-// WaitEmpty returns when the v2 cgroup and those below it have no process left, or does not exist.
+// WaitEmpty returns when the v2 cgroup and those below it have no living process left, or does not exist. A zombie does not count.
 func (c Cgroup) WaitEmpty(ctx context.Context) error {
-	if err := c.waitEvent(ctx, "populated", "0"); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+	if err := c.waitEvent(ctx, "populated", "0"); err != nil && !isGone(err) {
 		return fmt.Errorf("wait for cgroup %s to be empty: %w", c.Path, err)
 	}
 	return nil
 }
 
-// Remove deletes the cgroup and those below it in every hierarchy. It must be empty; one that does not exist is no error. A process that is
-// ending keeps its v1 cgroup busy for a moment longer than its v2 one, hence the second look.
-func (c Cgroup) Remove() error {
-	list, err := hierarchies()
+// CPU returns the time for which tasks have run while they were in the v2 cgroup or below it, those that have ended too. It is 0 for a cgroup that
+// does not exist. The kernel keeps it on every kind of host, with the cpu controller and without (cgroup-v2.rst, cpu.stat).
+func (c Cgroup) CPU() (time.Duration, error) {
+	file, err := c.unified("cpu.stat")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var errs []error
-	for _, root := range list {
-		if err := removeTree(filepath.Join(root, c.Path)); err != nil {
-			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", c.Path, err))
-		}
+	data, err := os.ReadFile(file)
+	if isGone(err) {
+		return 0, nil
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time of cgroup %s: %w", c.Path, err)
+	}
+	usec, err := strconv.ParseInt(flatKey(string(data), "usage_usec"), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read CPU time of cgroup %s: %w", c.Path, err)
+	}
+	return time.Duration(usec) * time.Microsecond, nil
 }
 
-func removeTree(dir string) error {
-	list, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, entry := range list {
-		if entry.IsDir() {
-			if err := removeTree(filepath.Join(dir, entry.Name())); err != nil {
-				return err
-			}
+// flatKey returns the value of a line "key value", or "".
+func flatKey(data, key string) string {
+	for line := range strings.Lines(data) {
+		if k, value, ok := strings.Cut(line, " "); ok && k == key {
+			return strings.TrimSpace(value)
 		}
 	}
-	return rmdirWhenIdle(dir)
+	return ""
 }

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Freeze stops every task of the v2 cgroup and returns when the kernel says that all have stopped. Frozen tasks can be killed, traced and entered.
+// Freeze stops every task of the v2 cgroup and of those below it and returns when the kernel says that all have stopped. Frozen tasks use no CPU; they can
+// be killed, traced and entered.
 func (c Cgroup) Freeze(ctx context.Context) error {
 	if err := c.SetFrozen(true); err != nil {
 		return err
@@ -29,7 +28,7 @@ func (c Cgroup) Thaw() error { return c.SetFrozen(false) }
 
 // SetFrozen writes cgroup.freeze and does not wait for the tasks.
 func (c Cgroup) SetFrozen(frozen bool) error {
-	file, err := c.unified("cgroup.freeze")
+	dir, err := c.unified("")
 	if err != nil {
 		return err
 	}
@@ -37,7 +36,7 @@ func (c Cgroup) SetFrozen(frozen bool) error {
 	if frozen {
 		value = "1"
 	}
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+	if err := writeControl(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
 		return fmt.Errorf("write freezer of cgroup %s: %w", c.Path, err)
 	}
 	return nil
@@ -49,14 +48,14 @@ func (c Cgroup) Frozen() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	value, err := readEvent(file, "frozen")
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return false, fmt.Errorf("read freezer of cgroup %s: %w", c.Path, err)
 	}
-	return value == "1", nil
+	return flatKey(string(data), "frozen") == "1", nil
 }
 
-// waitEvent waits until a line of cgroup.events has a value. The kernel wakes pollers with POLLPRI on every change of the file.
+// waitEvent waits until a line of cgroup.events has a value.
 func (c Cgroup) waitEvent(ctx context.Context, name, want string) error {
 	path, err := c.unified("cgroup.events")
 	if err != nil {
@@ -67,91 +66,65 @@ func (c Cgroup) waitEvent(ctx context.Context, name, want string) error {
 		return err
 	}
 	defer f.Close()
-	return pollUntil(ctx, int(f.Fd()), unix.POLLPRI, func() (bool, error) {
-		value, err := readEvent(path, name)
-		return value == want, err
+	data := make([]byte, 4096)
+	return awaitChange(ctx, f, func() (bool, error) {
+		n, err := unix.Pread(int(f.Fd()), data, 0)
+		if err != nil {
+			return false, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		value := flatKey(string(data[:n]), name)
+		if value == "" {
+			return false, fmt.Errorf("%s has no line %q", path, name)
+		}
+		return value == want, nil
 	})
 }
 
-// readEvent reads one line of a cgroup.events file.
-func readEvent(path, name string) (string, error) {
-	data, err := os.ReadFile(path)
+// The kernel holds back news of a cgroup until 10 ms after the last (CGROUP_FILE_NOTIFY_MIN_INTV), while a cgroup freezes within 0.2 ms: so the first waits
+// are short ones, each twice as long as the one before.
+const (
+	firstWait = 100 * time.Microsecond
+	throttled = 10 * time.Millisecond
+)
+
+// awaitChange waits until done says so or ctx ends. done must read the file from its beginning through this descriptor: the kernel wakes a poller with
+// POLLPRI when the file has changed since then (kernfs_generic_poll).
+func awaitChange(ctx context.Context, f *os.File, done func() (bool, error)) error {
+	if ok, err := done(); ok || err != nil {
+		return err
+	}
+	ended, release, err := endOf(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	for _, line := range strings.Split(string(data), "\n") {
-		if key, value, ok := strings.Cut(line, " "); ok && key == name {
-			return value, nil
+	defer release()
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(ended.Fd()), Events: unix.POLLIN}}
+	for wait := firstWait; ; wait *= 2 {
+		var timeout *unix.Timespec
+		if wait <= throttled {
+			t := unix.NsecToTimespec(wait.Nanoseconds())
+			timeout = &t
 		}
-	}
-	return "", fmt.Errorf("%s has no line %q", path, name)
-}
-
-// pollSlice bounds one poll, so that a context that ends is noticed although poll knows nothing of it.
-const pollSlice = 50 * time.Millisecond
-
-// pollUntil polls a descriptor for events until done says so or the context ends.
-func pollUntil(ctx context.Context, fd int, events int16, done func() (bool, error)) error {
-	for {
+		if _, err := unix.Ppoll(fds, timeout, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("ppoll", err)
+		}
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
-		if _, err := unix.Poll(fds, int(pollSlice.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("poll", err)
-		}
 	}
 }
 
-// idleTimeout is how long a cgroup may stay busy after its last process was seen to end.
-const idleTimeout = 5 * time.Second
-
-// rmdirWhenIdle removes an empty cgroup directory. A task that is ending leaves its v1 cgroups a moment after it is reaped, and v1 has no event for it:
-// so this looks again, ever less often, until a deadline.
-func rmdirWhenIdle(dir string) error {
-	deadline := time.Now().Add(idleTimeout)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err := os.Remove(dir)
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return err
-		}
-		<-time.After(wait)
-	}
-}
-
-// CPU returns the time for which the tasks that are in the cgroup now have run, from each thread's schedstat, which counts on every kind of host.
-func (c Cgroup) CPU() (time.Duration, error) {
-	pids, err := c.Procs()
+// endOf returns a descriptor that becomes readable when ctx ends.
+func endOf(ctx context.Context) (ended *os.File, release func(), err error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
-		return 0, err
+		return nil, nil, os.NewSyscallError("eventfd", err)
 	}
-	var sum time.Duration
-	for _, pid := range pids {
-		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		if err != nil {
-			return 0, err
-		}
-		for _, file := range files {
-			data, err := os.ReadFile(file)
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-				continue
-			}
-			if err != nil {
-				return 0, err
-			}
-			first, _, _ := strings.Cut(string(data), " ")
-			ns, err := strconv.ParseInt(first, 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("parse %s: %w", file, err)
-			}
-			sum += time.Duration(ns)
-		}
-	}
-	return sum, nil
+	f := os.NewFile(uintptr(fd), "end of context")
+	// The file may be closed already when ctx ends late: then nobody waits.
+	stop := context.AfterFunc(ctx, func() { _, _ = f.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) })
+	return f, func() { stop(); _ = f.Close() }, nil
 }

@@ -34,26 +34,49 @@ func (p *Pidfd) File() *os.File { return p.file }
 // Close releases the descriptor.
 func (p *Pidfd) Close() error { return p.file.Close() }
 
-// Wait returns when the process has ended. It costs no thread: the descriptor is watched by the Go runtime's poller.
+// Wait returns when the process has ended, reaped or not. It costs no thread: the descriptor is watched by the Go runtime's poller. Any number of callers
+// may wait, each with a context of its own; Close does not end a Wait.
 func (p *Pidfd) Wait(ctx context.Context) error {
-	raw, err := p.file.SyscallConn()
-	if err != nil {
+	if err := p.wait(ctx); err != nil {
 		return fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) })
+	return nil
+}
+
+// wait watches a duplicate: a file's read deadline and its read lock are shared by all who use the file.
+func (p *Pidfd) wait(ctx context.Context) error {
+	watched, err := p.duplicate()
+	if err != nil {
+		return err
+	}
+	defer watched.Close()
+	raw, err := watched.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = watched.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err = raw.Read(func(fd uintptr) bool {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, 0)
 		return err == nil && n > 0
 	})
-	if err != nil && ctx.Err() != nil {
-		err = ctx.Err()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
 	}
+	return err
+}
+
+func (p *Pidfd) duplicate() (*os.File, error) {
+	fd := -1
+	err := p.control(func(from int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(from), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	})
 	if err != nil {
-		return fmt.Errorf("wait for process %d: %w", p.pid, err)
+		return nil, err
 	}
-	return nil
+	return os.NewFile(uintptr(fd), p.file.Name()), nil
 }
 
 // ExitStatus returns the wait status of a process that has ended and was reaped by its parent, whoever that is. ok is false when the kernel
@@ -90,13 +113,18 @@ func (p *Pidfd) control(fn func(fd int) error) error {
 	return result
 }
 
-// Signal sends a signal to the process; os.ErrProcessDone when it has ended.
+// Signal sends a signal to the process. It is os.ErrProcessDone when the process has ended and was reaped; a zombie takes signals without effect.
 func (p *Pidfd) Signal(sig syscall.Signal) error {
-	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
+	err := p.control(func(fd int) error {
+		return os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(fd, sig, nil, 0))
+	})
 	if errors.Is(err, unix.ESRCH) {
-		return os.ErrProcessDone
+		err = os.ErrProcessDone
 	}
-	return os.NewSyscallError("pidfd_send_signal", err)
+	if err != nil {
+		return fmt.Errorf("signal process %d: %w", p.pid, err)
+	}
+	return nil
 }
 
 // StartTime returns field 22 of /proc/PID/stat, in clock ticks since boot: with the pid it names a process for ever.

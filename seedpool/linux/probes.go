@@ -60,7 +60,7 @@ func inProbeCgroup(fn func(c Cgroup, pid int) error) error {
 	}
 	_ = sleeper.Process.Kill()
 	_ = sleeper.Wait()
-	return errors.Join(err, rmdirWhenIdle(root+c.Path))
+	return errors.Join(err, c.Remove())
 }
 
 func probeFreezer() error {
