@@ -210,8 +210,10 @@ type LookupResponse struct {
 	// Why there is no seed: a reason code of the seedpool package.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// With reason key-differs: the nearest seed and the parts that differ.
-	Nearest       string   `protobuf:"bytes,4,opt,name=nearest,proto3" json:"nearest,omitempty"`
-	Differs       []string `protobuf:"bytes,5,rep,name=differs,proto3" json:"differs,omitempty"`
+	Nearest string   `protobuf:"bytes,4,opt,name=nearest,proto3" json:"nearest,omitempty"`
+	Differs []string `protobuf:"bytes,5,rep,name=differs,proto3" json:"differs,omitempty"`
+	// With another reason: what more there is to say.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +281,13 @@ func (x *LookupResponse) GetDiffers() []string {
 		return x.Differs
 	}
 	return nil
+}
+
+func (x *LookupResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
 }
 
 type ClaimRequest struct {
@@ -1353,6 +1362,209 @@ func (x *SeedMeta) GetPhases() []*Phase {
 	return nil
 }
 
+// PoolRow is what is kept of a pool, by seed.
+type PoolRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Want          uint32                 `protobuf:"varint,1,opt,name=want,proto3" json:"want,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolRow) Reset() {
+	*x = PoolRow{}
+	mi := &file_sprout_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolRow) ProtoMessage() {}
+
+func (x *PoolRow) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
+func (*PoolRow) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PoolRow) GetWant() uint32 {
+	if x != nil {
+		return x.Want
+	}
+	return 0
+}
+
+// InstanceRow is what is kept of an instance until nothing of it is left.
+type InstanceRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its pid is 0 until it has been made.
+	Instance *Instance `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// making, ready, claimed, bound or dying.
+	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Made by Restore: in the container's own cgroup and over its own snapshot.
+	Restored bool `protobuf:"varint,3,opt,name=restored,proto3" json:"restored,omitempty"`
+	// Who has claimed it; empty: nobody yet.
+	Namespace              string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Container              string `protobuf:"bytes,5,opt,name=container,proto3" json:"container,omitempty"`
+	Upperdir               string `protobuf:"bytes,6,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
+	ShimPid                uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
+	ShimStartTime          uint64 `protobuf:"varint,8,opt,name=shim_start_time,json=shimStartTime,proto3" json:"shim_start_time,omitempty"`
+	ClaimedUnixNanoseconds int64  `protobuf:"varint,9,opt,name=claimed_unix_nanoseconds,json=claimedUnixNanoseconds,proto3" json:"claimed_unix_nanoseconds,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *InstanceRow) Reset() {
+	*x = InstanceRow{}
+	mi := &file_sprout_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceRow) ProtoMessage() {}
+
+func (x *InstanceRow) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
+func (*InstanceRow) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *InstanceRow) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *InstanceRow) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *InstanceRow) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
+}
+
+func (x *InstanceRow) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *InstanceRow) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *InstanceRow) GetUpperdir() string {
+	if x != nil {
+		return x.Upperdir
+	}
+	return ""
+}
+
+func (x *InstanceRow) GetShimPid() uint32 {
+	if x != nil {
+		return x.ShimPid
+	}
+	return 0
+}
+
+func (x *InstanceRow) GetShimStartTime() uint64 {
+	if x != nil {
+		return x.ShimStartTime
+	}
+	return 0
+}
+
+func (x *InstanceRow) GetClaimedUnixNanoseconds() int64 {
+	if x != nil {
+		return x.ClaimedUnixNanoseconds
+	}
+	return 0
+}
+
+// Refusal travels with an error and says as a reason code why a rung cannot be had.
+type Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_sprout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Refusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Readiness struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// http, tcp, log, file or exec.
@@ -1366,7 +1578,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1590,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1603,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1436,7 +1648,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1660,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1673,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -1548,7 +1760,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1772,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1785,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -1621,7 +1833,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1845,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1858,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -1665,7 +1877,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1889,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1902,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -1711,7 +1923,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1935,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1948,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -1771,7 +1983,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1995,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +2008,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -1838,7 +2050,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2062,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2075,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -1945,7 +2157,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2169,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2182,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -1989,7 +2201,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2213,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2226,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2035,7 +2247,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2259,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2272,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2086,7 +2298,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2310,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2323,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2132,7 +2344,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2356,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2369,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2190,7 +2402,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2414,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2427,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2246,7 +2458,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2470,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2483,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2340,7 +2552,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2564,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2577,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2383,15 +2595,17 @@ func (x *MakeResponse) GetPhases() []*Phase {
 }
 
 type ListInstancesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instances     []*Instance            `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Instances []*Instance            `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	// The keeper's own process.
+	Pid           int64 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2617,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2630,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2424,6 +2638,13 @@ func (x *ListInstancesResponse) GetInstances() []*Instance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *ListInstancesResponse) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
 }
 
 var File_sprout_proto protoreflect.FileDescriptor
@@ -2452,13 +2673,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12 \n" +
 	"\x03key\x18\x03 \x01(\v2\x0e.sprout.v1.KeyR\x03key\x12\x1a\n" +
-	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\x9d\x01\n" +
+	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\xb5\x01\n" +
 	"\x0eLookupResponse\x12'\n" +
 	"\x04seed\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\x12\x16\n" +
 	"\x06spares\x18\x02 \x01(\rR\x06spares\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\anearest\x18\x04 \x01(\tR\anearest\x12\x18\n" +
-	"\adiffers\x18\x05 \x03(\tR\adiffers\"\x87\x01\n" +
+	"\adiffers\x18\x05 \x03(\tR\adiffers\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x87\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -2547,7 +2769,21 @@ const file_sprout_proto_rawDesc = "" +
 	"\n" +
 	"stdio_keys\x18\x03 \x03(\tR\tstdioKeys\x12*\n" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
-	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"h\n" +
+	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\x1d\n" +
+	"\aPoolRow\x12\x12\n" +
+	"\x04want\x18\x01 \x01(\rR\x04want\"\xc5\x02\n" +
+	"\vInstanceRow\x12/\n" +
+	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1a\n" +
+	"\brestored\x18\x03 \x01(\bR\brestored\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x1c\n" +
+	"\tcontainer\x18\x05 \x01(\tR\tcontainer\x12\x1a\n" +
+	"\bupperdir\x18\x06 \x01(\tR\bupperdir\x12\x19\n" +
+	"\bshim_pid\x18\a \x01(\rR\ashimPid\x12&\n" +
+	"\x0fshim_start_time\x18\b \x01(\x04R\rshimStartTime\x128\n" +
+	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\"!\n" +
+	"\aRefusal\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"h\n" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
@@ -2624,9 +2860,10 @@ const file_sprout_proto_rawDesc = "" +
 	"stdio_keys\x18\b \x03(\tR\tstdioKeys\"i\n" +
 	"\fMakeResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"J\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
-	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances2\xe5\x02\n" +
+	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid2\xe5\x02\n" +
 	"\x04Pool\x12=\n" +
 	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
 	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x12@\n" +
@@ -2666,7 +2903,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -2686,31 +2923,34 @@ var file_sprout_proto_goTypes = []any{
 	(*SeedRef)(nil),               // 15: sprout.v1.SeedRef
 	(*SeedInfo)(nil),              // 16: sprout.v1.SeedInfo
 	(*SeedMeta)(nil),              // 17: sprout.v1.SeedMeta
-	(*Readiness)(nil),             // 18: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 19: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 20: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 21: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 22: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 23: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 24: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 25: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 26: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 27: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 28: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 29: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 30: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 31: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 32: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 33: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 34: sprout.v1.ListInstancesResponse
-	nil,                           // 35: sprout.v1.Key.PartsEntry
-	nil,                           // 36: sprout.v1.Key.EnvEntry
-	nil,                           // 37: sprout.v1.Key.MountsEntry
+	(*PoolRow)(nil),               // 18: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 19: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 20: sprout.v1.Refusal
+	(*Readiness)(nil),             // 21: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 22: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 23: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 24: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 25: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 26: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 27: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 28: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 29: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 30: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 31: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 32: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 33: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 34: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 35: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 36: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 37: sprout.v1.ListInstancesResponse
+	nil,                           // 38: sprout.v1.Key.PartsEntry
+	nil,                           // 39: sprout.v1.Key.EnvEntry
+	nil,                           // 40: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	35, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	36, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	37, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	38, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	39, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	40, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	16, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	5,  // 5: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
@@ -2721,61 +2961,62 @@ var file_sprout_proto_depIdxs = []int32{
 	13, // 10: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 11: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
 	16, // 12: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	18, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	21, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
 	11, // 14: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	18, // 15: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	16, // 16: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	16, // 17: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	25, // 18: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	13, // 19: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	5,  // 20: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	11, // 21: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	5,  // 22: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 23: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 24: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	7,  // 25: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	9,  // 26: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	10, // 27: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	14, // 28: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	19, // 29: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	21, // 30: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	15, // 31: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	15, // 32: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	15, // 33: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	24, // 34: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	26, // 35: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	28, // 36: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 37: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	32, // 38: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	31, // 39: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	31, // 40: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 41: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 42: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 43: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	6,  // 44: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	8,  // 45: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 46: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 47: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 48: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	20, // 49: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	22, // 50: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	16, // 51: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	23, // 52: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 53: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	25, // 54: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	27, // 55: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	29, // 56: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	30, // 57: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	33, // 58: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 59: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 60: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	34, // 61: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 62: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	43, // [43:63] is the sub-list for method output_type
-	23, // [23:43] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	5,  // 15: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	21, // 16: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	16, // 17: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	16, // 18: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	28, // 19: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	13, // 20: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	5,  // 21: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	11, // 22: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	5,  // 23: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 24: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 25: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	7,  // 26: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	9,  // 27: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	10, // 28: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	14, // 29: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	22, // 30: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	24, // 31: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	15, // 32: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	15, // 33: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	15, // 34: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	27, // 35: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	29, // 36: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	31, // 37: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 38: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	35, // 39: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	34, // 40: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	34, // 41: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 42: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 43: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 44: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	6,  // 45: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	8,  // 46: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 47: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 48: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 49: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	23, // 50: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	25, // 51: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	16, // 52: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	26, // 53: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 54: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	28, // 55: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	30, // 56: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	32, // 57: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	33, // 58: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	36, // 59: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 60: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 61: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	37, // 62: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 63: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	44, // [44:64] is the sub-list for method output_type
+	24, // [24:44] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -2789,7 +3030,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -1,0 +1,184 @@
+package seedpool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultConfigFile is read when no other is named; it need not exist.
+const DefaultConfigFile = "/etc/sprout/sproutd.toml"
+
+// Duration is written as text: "30s", "2m".
+type Duration time.Duration
+
+// UnmarshalText reads what time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Config is sproutd's configuration file.
+type Config struct {
+	RunDir         string   `toml:"run_dir"`
+	StateDir       string   `toml:"state_dir"`
+	CgroupRoot     string   `toml:"cgroup_root"`
+	CRIU           string   `toml:"criu"`
+	Runc           string   `toml:"runc"`
+	Shim           string   `toml:"shim"`
+	IdleShims      int      `toml:"idle_shims"`
+	RefillParallel int      `toml:"refill_parallel"`
+	RefillBackoff  Duration `toml:"refill_backoff"`
+	BindTimeout    Duration `toml:"bind_timeout"`
+	MetricsAddress string   `toml:"metrics_address"`
+	LogLevel       string   `toml:"log_level"`
+}
+
+// Default is the configuration of an empty file.
+func Default() Config {
+	return Config{
+		RunDir:         RunDirFromEnv(),
+		StateDir:       DefaultStateDir,
+		CgroupRoot:     DefaultCgroupRoot,
+		CRIU:           "criu",
+		Runc:           "runc",
+		IdleShims:      2,
+		RefillParallel: 1,
+		RefillBackoff:  Duration(time.Minute),
+		BindTimeout:    Duration(30 * time.Second),
+		LogLevel:       "info",
+	}
+}
+
+// LoadConfig reads a configuration file over the defaults. A key that is not known is an error with its name and line. A file that does not exist is
+// empty, unless it was asked for: mustExist.
+func LoadConfig(file string, mustExist bool) (Config, error) {
+	c := Default()
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && !mustExist {
+		return c, nil
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := parseConfig(data, &c); err != nil {
+		return Config{}, fmt.Errorf("read configuration %s: %w", file, err)
+	}
+	return c, nil
+}
+
+func parseConfig(data []byte, c *Config) error {
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(c)
+	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+		var errs []error
+		for _, e := range unknown.Errors {
+			line, _ := e.Position()
+			errs = append(errs, fmt.Errorf("line %d: unknown key %s; `sproutd config default` prints those that there are", line, path.Join(e.Key()...)))
+		}
+		return errors.Join(errs...)
+	}
+	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
+		line, _ := wrong.Position()
+		return fmt.Errorf("line %d: %w", line, wrong)
+	}
+	if err != nil {
+		return err
+	}
+	return c.Validate()
+}
+
+// Validate refuses what cannot work, and names the key.
+func (c Config) Validate() error {
+	for _, dir := range []struct{ key, value string }{{"run_dir", c.RunDir}, {"state_dir", c.StateDir}, {"cgroup_root", c.CgroupRoot}} {
+		if !filepath.IsAbs(dir.value) || filepath.Clean(dir.value) != dir.value || dir.value == "/" {
+			return fmt.Errorf("%s = %q: want a clean absolute path below /", dir.key, dir.value)
+		}
+	}
+	// The longest socket is keepers/<seed>.sock; the kernel takes 107 bytes.
+	if n := len(Paths{RunDir: c.RunDir}.KeeperSocket(newID())); n > 107 {
+		return fmt.Errorf("run_dir = %q: %d bytes too long for the sockets below it", c.RunDir, n-107)
+	}
+	for _, program := range []struct{ key, value string }{{"criu", c.CRIU}, {"runc", c.Runc}} {
+		if program.value == "" {
+			return fmt.Errorf("%s is empty: want a program", program.key)
+		}
+	}
+	for _, number := range []struct {
+		key             string
+		value, min, max int
+	}{{"idle_shims", c.IdleShims, 0, 1000}, {"refill_parallel", c.RefillParallel, 1, 64}} {
+		if number.value < number.min || number.value > number.max {
+			return fmt.Errorf("%s = %d: want %d to %d", number.key, number.value, number.min, number.max)
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value Duration
+	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}} {
+		if d.value < Duration(time.Second) {
+			return fmt.Errorf("%s = %q: want at least 1s", d.key, time.Duration(d.value))
+		}
+	}
+	if _, ok := logLevels[c.LogLevel]; !ok {
+		return fmt.Errorf("log_level = %q: want debug, info, warn or error", c.LogLevel)
+	}
+	return nil
+}
+
+var logLevels = map[string]log.Level{"debug": log.DebugLevel, "info": log.InfoLevel, "warn": log.WarnLevel, "error": log.ErrorLevel}
+
+// Paths are the places that the configuration names.
+func (c Config) Paths() Paths { return Paths{RunDir: c.RunDir, StateDir: c.StateDir} }
+
+// Commented is the configuration as a file with a comment for each key.
+func (c Config) Commented() string {
+	return fmt.Sprintf(`# sproutd's configuration. Every key may be left out; what stands here is the default.
+
+# Sockets, named pipes, start records: what ends with the machine. Launchers, shims and the command line find it here too, or by SPROUT_RUN_DIR.
+run_dir = %q
+
+# Seeds, snapshots and the index: what stays.
+state_dir = %q
+
+# The cgroup, in every hierarchy, below which spares wait.
+cgroup_root = %q
+
+# CRIU 4.2 or later, and runc, which boots what is baked. Names are looked up in PATH.
+criu = %q
+runc = %q
+
+# The program sprout-shim; empty: the one beside sproutd.
+shim = %q
+
+# Shims that stand ready, so that a start does not wait for a process to begin. 0: none.
+idle_shims = %d
+
+# Spares that are made at the same time, over all seeds.
+refill_parallel = %d
+
+# The longest pause after a spare could not be made; pauses begin with a second and double.
+refill_backoff = %q
+
+# An instance whose shim has died without taking it over is destroyed after this time.
+bind_timeout = %q
+
+# Metrics are always served on run_dir/metrics.sock; a TCP address (127.0.0.1:9464) serves them there too. Anybody who can reach it can read them.
+metrics_address = %q
+
+# debug, info, warn or error.
+log_level = %q
+`, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
+		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel)
+}

@@ -1,0 +1,157 @@
+package seedpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// keepers are the connections to the keepers, one for each seed that has one. Keepers are processes of their own: they outlive sproutd, and the next one finds
+// them by their sockets.
+type keepers struct {
+	paths Paths
+	// spawn starts the keeper of a seed and returns when its socket answers.
+	spawn func(ctx context.Context, seed string) error
+	// lost is called, on a goroutine of its own, when the connection to a keeper has ended without our doing.
+	lost func(seed string)
+
+	mu   sync.Mutex
+	open map[string]*keeperConn // +checklocks:mu
+}
+
+// keeperConn is one connection. It is never used again once it has ended.
+type keeperConn struct {
+	api.KeeperService
+	pid    int64
+	client *ttrpc.Client
+	ended  <-chan struct{}
+}
+
+// alive says whether the keeper's end of the connection is there.
+func (k *keeperConn) alive() bool {
+	select {
+	case <-k.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// get is the keeper of a seed, started when there is none. Callers of the same seed must not overlap.
+func (k *keepers) get(ctx context.Context, seed string) (*keeperConn, error) {
+	conn, err := k.find(ctx, seed)
+	if err == nil || !errdefs.IsNotFound(err) {
+		return conn, err
+	}
+	if err := k.spawn(ctx, seed); err != nil {
+		return nil, fmt.Errorf("start keeper of seed %s: %w", seed, err)
+	}
+	return k.find(ctx, seed)
+}
+
+// current is the connection that is open; nil: none.
+func (k *keepers) current(seed string) *keeperConn {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.open[seed]
+}
+
+// find connects to the keeper of a seed if it runs; NotFound: it does not.
+func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
+	if have := k.current(seed); have != nil && have.alive() {
+		return have, nil
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", k.paths.KeeperSocket(seed))
+	if err != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("connect to keeper of seed %s: %w (%w)", seed, err, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	client := ttrpc.NewClient(conn, ttrpc.WithOnClose(func() {
+		close(ended)
+		k.gone(seed, ended)
+	}))
+	found := &keeperConn{KeeperService: api.NewKeeperClient(client), client: client, ended: ended}
+	hello, err := found.ListInstances(ctx, &api.Empty{})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ask keeper of seed %s: %w", seed, errgrpc.ToNative(err)), client.Close())
+	}
+	found.pid = hello.Pid
+	k.mu.Lock()
+	k.open[seed] = found
+	k.mu.Unlock()
+	return found, nil
+}
+
+// gone forgets a connection that has ended; unless we closed it ourselves, the pool is told.
+func (k *keepers) gone(seed string, ended <-chan struct{}) {
+	k.mu.Lock()
+	have := k.open[seed]
+	ours := have != nil && have.ended == ended
+	if ours {
+		delete(k.open, seed)
+	}
+	k.mu.Unlock()
+	if ours {
+		k.lost(seed)
+	}
+}
+
+// retire tells a keeper to end with its last instance, and closes the connection. A keeper that does not run has ended already.
+func (k *keepers) retire(ctx context.Context, seed string) error {
+	found, err := k.find(ctx, seed)
+	if errdefs.IsNotFound(err) {
+		return k.sweep(seed)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = found.Retire(ctx, &api.Empty{})
+	return errors.Join(errgrpc.ToNative(err), k.drop(seed))
+}
+
+// sweep removes what a keeper that was killed has left beside its socket.
+func (k *keepers) sweep(seed string) error {
+	left, err := filepath.Glob(k.paths.KeeperSocket(seed) + "*")
+	for _, file := range left {
+		err = errors.Join(err, os.RemoveAll(file))
+	}
+	return err
+}
+
+// drop closes the connection to a keeper, which goes on.
+func (k *keepers) drop(seed string) error {
+	k.mu.Lock()
+	have := k.open[seed]
+	delete(k.open, seed)
+	k.mu.Unlock()
+	if have == nil {
+		return nil
+	}
+	return have.client.Close()
+}
+
+// close closes all connections.
+func (k *keepers) close() error {
+	k.mu.Lock()
+	open := k.open
+	k.open = make(map[string]*keeperConn)
+	k.mu.Unlock()
+	var errs []error
+	for _, have := range open {
+		errs = append(errs, have.client.Close())
+	}
+	return errors.Join(errs...)
+}

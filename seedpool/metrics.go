@@ -1,0 +1,116 @@
+package seedpool
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// metrics are all metrics of sproutd.
+type metrics struct {
+	registry  *prometheus.Registry
+	starts    *prometheus.CounterVec
+	fallbacks *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+}
+
+// startBuckets reach from a thaw to a slow cold start.
+var startBuckets = []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10}
+
+func newMetrics(p *Pool) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		starts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sprout_start_total", Help: "Container starts by the rung that worked and the reason why the rung above it did not.",
+		}, []string{"rung", "reason"}),
+		fallbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sprout_fallback_total", Help: "Rungs that were passed over or failed, by reason.",
+		}, []string{"rung", "reason"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sprout_start_seconds", Help: "Time of each phase of a start, by the rung that worked.", Buckets: startBuckets,
+		}, []string{"rung", "phase"}),
+	}
+	m.registry.MustRegister(m.starts, m.fallbacks, m.seconds, &poolCollector{p})
+	return m
+}
+
+// started counts one start. Its words come from a shim: what is not a known rung or reason is counted as "other", so that no client can make series without end.
+func (m *metrics) started(start *api.Start) {
+	rung := knownRung(start.Rung)
+	reason := ""
+	if n := len(start.Fallbacks); n > 0 {
+		reason = knownReason(start.Fallbacks[n-1].Reason)
+	}
+	m.starts.WithLabelValues(rung, reason).Inc()
+	for _, f := range start.Fallbacks {
+		m.fallbacks.WithLabelValues(knownRung(f.Rung), knownReason(f.Reason)).Inc()
+	}
+	for _, phase := range start.Phases {
+		if len(phase.Name) <= 32 {
+			m.seconds.WithLabelValues(rung, phase.Name).Observe(time.Duration(phase.Nanoseconds).Seconds())
+		}
+	}
+}
+
+func knownRung(rung string) string {
+	switch Rung(rung) {
+	case RungThaw, RungFork, RungRestore, RungCold:
+		return rung
+	}
+	return "other"
+}
+
+func knownReason(reason string) string {
+	if Reason(reason).Hint() != "" {
+		return reason
+	}
+	return "other"
+}
+
+// MetricsHandler serves the pool's metrics.
+func (p *Pool) MetricsHandler() http.Handler {
+	return promhttp.HandlerFor(p.metrics.registry, promhttp.HandlerOpts{})
+}
+
+// poolCollector reads the pools when it is asked.
+type poolCollector struct{ pool *Pool }
+
+var (
+	sparesDesc  = prometheus.NewDesc("sprout_pool_spares", "Spares of a seed by state: want, ready, making.", []string{"namespace", "seed", "state"}, nil)
+	claimedDesc = prometheus.NewDesc("sprout_pool_claimed_total", "Spares that containers have claimed since sproutd started.", []string{"namespace", "seed"}, nil)
+	failedDesc  = prometheus.NewDesc("sprout_pool_failed_total", "Spares that could not be made since sproutd started.", []string{"namespace", "seed"}, nil)
+	seedsDesc   = prometheus.NewDesc("sprout_seeds", "Seeds by phase.", []string{"phase"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *poolCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, seedsDesc} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
+	c.pool.mu.Lock()
+	pools := make([]*api.PoolInfo, 0, len(c.pool.seeds))
+	phases := map[string]int{seedReady: 0, seedBad: 0, seedStale: 0}
+	for _, s := range c.pool.seeds {
+		pools = append(pools, s.poolLocked())
+		phases[s.meta.Info.Phase]++
+	}
+	c.pool.mu.Unlock()
+	for _, p := range pools {
+		for state, n := range map[string]uint32{"want": p.Want, "ready": p.Ready, "making": p.Making} {
+			out <- prometheus.MustNewConstMetric(sparesDesc, prometheus.GaugeValue, float64(n), p.Namespace, p.Name, state)
+		}
+		out <- prometheus.MustNewConstMetric(claimedDesc, prometheus.CounterValue, float64(p.ClaimedTotal), p.Namespace, p.Name)
+		out <- prometheus.MustNewConstMetric(failedDesc, prometheus.CounterValue, float64(p.FailedTotal), p.Namespace, p.Name)
+	}
+	for phase, n := range phases {
+		out <- prometheus.MustNewConstMetric(seedsDesc, prometheus.GaugeValue, float64(n), phase)
+	}
+}

@@ -1,0 +1,373 @@
+package seedpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/restore"
+)
+
+// Pool holds the seeds of one node and the instances made from them. All methods may be called at the same time.
+type Pool struct {
+	config  Config
+	paths   Paths
+	rootfs  Rootfs
+	criu    restore.CRIU
+	store   *store
+	keepers *keepers
+	metrics *metrics
+	// host is what seeds baked here depend on besides their container; nil: CRIU does not run, and every seed is stale.
+	host map[string]string
+	// point is called at the points at which a crash is tested.
+	point func(name string)
+
+	// life ends when the pool is closed; tasks are all goroutines that it started.
+	life  context.Context
+	end   context.CancelFunc
+	tasks sync.WaitGroup
+	// wake tells the refiller that something has changed.
+	wake chan struct{}
+	// recovered is closed when what an earlier sproutd has left is in order.
+	recovered chan struct{}
+
+	// changes is held over a whole change of a seed's or a pool's row.
+	changes sync.Mutex
+
+	mu        sync.Mutex
+	seeds     map[string]*seed         // +checklocks:mu: by id
+	instances map[string]*instance     // +checklocks:mu: by id
+	baking    map[string]bool          // +checklocks:mu: namespace and name
+	busy      map[string]chan struct{} // +checklocks:mu: containers that a claim, a restore or a discard is at work for
+}
+
+// seed is one seed and its pool.
+type seed struct {
+	id        string
+	namespace string
+	dir       seedDir
+
+	// load is held while the files are checked and the keeper is started.
+	load sync.Mutex
+
+	// All below is guarded by Pool.mu.
+
+	// meta is replaced as a whole and never changed.
+	meta      *api.SeedMeta
+	retired   bool
+	want      uint32
+	making    int
+	ready     []*instance
+	claimed   uint64
+	failed    uint64
+	failures  int // in a row
+	retryAt   time.Time
+	lastError string
+	keeperPID int64
+}
+
+// instance is one row of the index.
+type instance struct {
+	id   string
+	seed string
+	// inherited: an earlier sproutd made it.
+	inherited bool
+	// end is held while it is destroyed.
+	end sync.Mutex
+	// row is replaced as a whole, under Pool.mu, and never changed.
+	row *api.InstanceRow
+}
+
+func (i *instance) phase() phase { return phase(i.row.Phase) }
+
+// Open reads the index, makes the directories and begins to recover: see the package comment. It waits for no disk but the index and for no process. The
+// caller has seen to it that no other sproutd uses these directories.
+func Open(ctx context.Context, c Config, rootfs Rootfs) (*Pool, error) {
+	p := newPool(c, rootfs)
+	p.keepers.spawn = p.spawnKeeper
+	return p, p.open(ctx)
+}
+
+func newPool(c Config, rootfs Rootfs) *Pool {
+	p := &Pool{
+		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
+		wake: make(chan struct{}, 1), recovered: make(chan struct{}),
+		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), busy: make(map[string]chan struct{}),
+	}
+	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}
+	p.metrics = newMetrics(p)
+	return p
+}
+
+// lookPath finds a program now: keepers run in another directory. One that is not found keeps its name, for the error that names it.
+func lookPath(program string) string {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return program
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+func (p *Pool) open(ctx context.Context) error {
+	for _, dir := range []string{p.paths.RunDir, p.paths.StateDir, p.paths.KeepersDir(), p.paths.InstancesDir(), p.paths.BakesDir(), p.paths.StartsDir(), p.paths.SeedsDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("open pool: %w", err)
+		}
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	if p.store, err = openStore(p.paths, boot); err != nil {
+		return err
+	}
+	if p.host == nil {
+		if p.host, err = hostKey(ctx, p.criu); err != nil {
+			log.G(ctx).WithError(err).Error("no seed can be woken")
+		}
+	}
+	if err := p.loadRows(); err != nil {
+		return errors.Join(err, p.store.close())
+	}
+	p.life, p.end = context.WithCancel(context.WithoutCancel(ctx))
+	p.tasks.Go(func() {
+		p.recover(p.life)
+		close(p.recovered)
+		p.tasks.Go(func() { p.refill(p.life) })
+		p.keepOrder(p.life)
+	})
+	return nil
+}
+
+// loadRows fills the maps from the index.
+func (p *Pool) loadRows() error {
+	metas, want, err := p.store.seeds()
+	if err != nil {
+		return err
+	}
+	rows, err := p.store.instances()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, m := range metas {
+		if m.Info.Phase == seedReady {
+			m = p.judge(m)
+		}
+		s := p.newSeed(m)
+		s.want = want[id]
+		p.seeds[id] = s
+	}
+	for _, row := range rows {
+		p.instances[row.Instance.Id] = &instance{id: row.Instance.Id, seed: row.Instance.Seed, row: row, inherited: true}
+	}
+	return nil
+}
+
+func (p *Pool) newSeed(m *api.SeedMeta) *seed {
+	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), meta: m}
+}
+
+// judge says of a ready seed whether this machine can wake it. That is not kept: it may be true again after the next boot.
+func (p *Pool) judge(m *api.SeedMeta) *api.SeedMeta {
+	why := staleAgainst(m, p.host)
+	if p.host == nil {
+		why = "criu does not run"
+	}
+	if why == "" {
+		return m
+	}
+	m = proto.CloneOf(m)
+	m.Info.Phase, m.Info.Reason = seedStale, why
+	return m
+}
+
+// Close stops refilling, waits for what is being done for containers, and leaves keepers and spares as they are for the next sproutd. The server must have
+// ended before.
+func (p *Pool) Close() error {
+	p.end()
+	p.tasks.Wait()
+	return errors.Join(p.keepers.close(), p.store.close())
+}
+
+// Recovered is closed when what an earlier sproutd has left is in order. No container start waits for it.
+func (p *Pool) Recovered() <-chan struct{} { return p.recovered }
+
+// settled waits for recovery: what changes seeds and pools must not cross it.
+func (p *Pool) settled(ctx context.Context) error {
+	select {
+	case <-p.recovered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.life.Done():
+		return errClosing
+	}
+}
+
+var errClosing = fmt.Errorf("sproutd is ending: %w", errdefs.ErrUnavailable)
+
+// change moves an instance to another phase and writes its row, in one step for every observer. edit may change the rest of the row; nil: nothing.
+func (p *Pool) change(i *instance, to phase, edit func(*api.InstanceRow)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changeLocked(i, to, edit)
+}
+
+func (p *Pool) changeLocked(i *instance, to phase, edit func(*api.InstanceRow)) error {
+	if err := canMove(i.id, i.phase(), to); err != nil {
+		return err
+	}
+	row := proto.CloneOf(i.row)
+	row.Phase = string(to)
+	if edit != nil {
+		edit(row)
+	}
+	if err := p.store.putInstance(row); err != nil {
+		return err
+	}
+	i.row = row
+	if s := p.seeds[i.seed]; s != nil && to != phaseReady {
+		s.ready = slices.DeleteFunc(s.ready, func(other *instance) bool { return other == i })
+	}
+	return nil
+}
+
+// rowOf is the row of an instance as it is now.
+func (p *Pool) rowOf(i *instance) *api.InstanceRow {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return i.row
+}
+
+// rewrite changes the row of an instance that stays in its phase.
+func (p *Pool) rewrite(i *instance, edit func(*api.InstanceRow)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	row := proto.CloneOf(i.row)
+	edit(row)
+	if err := p.store.putInstance(row); err != nil {
+		return err
+	}
+	i.row = row
+	return nil
+}
+
+// begin writes the row of an instance that does not exist yet. Whatever is made for it afterwards is found by this row if we die.
+func (p *Pool) begin(seedID string, edit func(*api.InstanceRow)) (*instance, error) {
+	id := newID()
+	row := &api.InstanceRow{Instance: &api.Instance{Id: id, Seed: seedID}, Phase: string(phaseMaking)}
+	if edit != nil {
+		edit(row)
+	}
+	i := &instance{id: id, seed: seedID, row: row}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.store.putInstance(row); err != nil {
+		return nil, err
+	}
+	p.instances[id] = i
+	return i, nil
+}
+
+// find is a seed of a namespace, by name or id.
+func (p *Pool) find(namespace, name string) (*seed, error) {
+	if err := checkNamespace(namespace); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var byID *seed
+	for _, s := range p.seeds {
+		info := s.meta.Info
+		if info.Namespace != namespace {
+			continue
+		}
+		if info.Name == name {
+			return s, nil
+		}
+		if s.id == name {
+			byID = s
+		}
+	}
+	if byID != nil {
+		return byID, nil
+	}
+	return nil, fmt.Errorf("seed %q is not in namespace %s (`sprout seed ls` lists what is): %w", name, namespace, errdefs.ErrNotFound)
+}
+
+// usable is the seed of a namespace with this id, if instances may be made from it; else the refusal says why not.
+func (p *Pool) usable(namespace, id string) (*seed, error) {
+	p.mu.Lock()
+	s := p.seeds[id]
+	p.mu.Unlock()
+	if s == nil || s.namespace != namespace {
+		return nil, refuse(ReasonNoSeed, fmt.Errorf("seed %q is not in namespace %s: %w", id, namespace, errdefs.ErrNotFound))
+	}
+	return s, p.refusal(s)
+}
+
+// refusal says why nothing may be made from a seed; nil: it may.
+func (p *Pool) refusal(s *seed) error {
+	p.mu.Lock()
+	info := s.meta.Info
+	p.mu.Unlock()
+	switch info.Phase {
+	case seedReady:
+		return nil
+	case seedBad:
+		return refuse(ReasonSeedBad, fmt.Errorf("seed %s is bad: %s: %w", info.Name, info.Reason, errdefs.ErrDataLoss))
+	default:
+		return refuse(ReasonSeedStale, fmt.Errorf("seed %s is stale: %s: %w", info.Name, info.Reason, errdefs.ErrFailedPrecondition))
+	}
+}
+
+// lockContainer keeps two requests for one container from crossing: each touches its snapshot.
+func (p *Pool) lockContainer(ctx context.Context, namespace, id string) (unlock func(), err error) {
+	key := namespace + "/" + id
+	mine := make(chan struct{})
+	for {
+		p.mu.Lock()
+		other, taken := p.busy[key]
+		if !taken {
+			p.busy[key] = mine
+		}
+		p.mu.Unlock()
+		if !taken {
+			return func() {
+				p.mu.Lock()
+				delete(p.busy, key)
+				p.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// stir wakes the refiller.
+func (p *Pool) stir() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,274 @@
+package seedpool
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/bake"
+	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/thaw"
+)
+
+// recoverTimeout bounds each step of recovery that waits for a process.
+const recoverTimeout = 30 * time.Second
+
+// recover brings rows, files, snapshots, cgroups and keepers into agreement after whatever has ended the last sproutd. Containers are started meanwhile:
+// each instance has its row before anything else of it exists, so what has no row is nobody's. No step fails the others: what it could not do it logs.
+func (p *Pool) recover(ctx context.Context) {
+	began := time.Now()
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"end cut bakes", p.recoverBakes},
+		{"find keepers", p.recoverKeepers},
+		{"recover instances", p.recoverInstances},
+		{"remove cgroups", p.recoverCgroups},
+		{"remove instance directories", p.recoverInstanceDirs},
+		{"remove seed directories", p.recoverSeedDirs},
+		{"remove snapshots", p.recoverSnapshots},
+	} {
+		if ctx.Err() != nil {
+			return
+		}
+		p.point(step.what)
+		if err := step.do(ctx); err != nil {
+			log.G(ctx).WithError(err).Error(step.what)
+		}
+	}
+	p.mu.Lock()
+	fields := log.Fields{"seeds": len(p.seeds), "instances": len(p.instances), "ms": time.Since(began).Milliseconds()}
+	p.mu.Unlock()
+	log.G(ctx).WithFields(fields).Info("recovered")
+}
+
+// recoverBakes ends what a bake that was cut has running. Its snapshot is dropped by the snapshotter, its directory by recoverSeedDirs.
+func (p *Pool) recoverBakes(ctx context.Context) error {
+	return eachName(p.paths.BakesDir(), func(id string) error {
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
+		return bake.CleanupDir(ctx, filepath.Join(p.paths.BakesDir(), id))
+	})
+}
+
+// recoverKeepers connects to the keepers that run, and removes what is left of those that do not. Keepers of seeds that are gone are told to end.
+func (p *Pool) recoverKeepers(ctx context.Context) error {
+	return eachName(p.paths.KeepersDir(), func(name string) error {
+		seedID, ok := strings.CutSuffix(name, ".sock")
+		if !ok {
+			seedID, _, _ = strings.Cut(name, ".sock.")
+			if _, err := os.Lstat(p.paths.KeeperSocket(seedID)); err == nil || p.seedKnown(seedID) {
+				return nil
+			}
+			return os.RemoveAll(filepath.Join(p.paths.KeepersDir(), name))
+		}
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
+		k, err := p.keepers.find(ctx, seedID)
+		if errdefs.IsNotFound(err) {
+			return p.keepers.sweep(seedID)
+		}
+		if err != nil {
+			return err
+		}
+		if !p.seedKnown(seedID) {
+			return errors.Join(p.endStrays(ctx, seedID), p.keepers.retire(ctx, seedID))
+		}
+		p.mu.Lock()
+		p.seeds[seedID].keeperPID = k.pid
+		p.mu.Unlock()
+		return p.endStrays(ctx, seedID)
+	})
+}
+
+// endStrays kills the instances of a keeper that have no row and never left the pool's cgroups: a keeper may finish one for a sproutd that has died. One that
+// lives elsewhere is a container's: it is never touched.
+func (p *Pool) endStrays(ctx context.Context, seedID string) error {
+	k := p.keepers.current(seedID)
+	if k == nil {
+		return nil
+	}
+	list, err := k.ListInstances(ctx, &api.Empty{})
+	if err != nil {
+		return errgrpc.ToNative(err)
+	}
+	var errs []error
+	for _, inst := range list.Instances {
+		if p.knows(inst.Id) || inst.Cgroup != p.spareCgroup(inst.Id).Path {
+			continue
+		}
+		where, err := linux.UnifiedPath(int(inst.Pid))
+		if err != nil || where != inst.Cgroup {
+			continue
+		}
+		log.G(ctx).WithFields(log.Fields{"id": inst.Id, "seed": seedID}).Warn("kill instance without a row")
+		_, err = k.Kill(ctx, &api.InstanceRef{Id: inst.Id})
+		errs = append(errs, errgrpc.ToNative(err), removeCgroup(ctx, p.spareCgroup(inst.Id)), os.RemoveAll(p.paths.InstanceDir(inst.Id)))
+	}
+	return errors.Join(errs...)
+}
+
+// knows says whether an instance has a row.
+func (p *Pool) knows(instance string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.instances[instance] != nil
+}
+
+// recoverInstances looks at each row that the last sproutd left. A spare that is alive, frozen and kept goes back into its pool; what was being made or destroyed
+// is destroyed; what a container has claimed is left to keepOrder.
+func (p *Pool) recoverInstances(ctx context.Context) error {
+	p.mu.Lock()
+	var left []*instance
+	for _, i := range p.instances {
+		if i.inherited {
+			left = append(left, i)
+		}
+	}
+	p.mu.Unlock()
+	slices.SortFunc(left, func(a, b *instance) int { return strings.Compare(a.id, b.id) })
+	var errs []error
+	for _, i := range left {
+		row := p.rowOf(i)
+		switch phase(row.Phase) {
+		case phaseReady:
+			if err := p.readmit(i, row); err == nil {
+				continue
+			}
+		case phaseClaimed, phaseBound:
+			continue
+		}
+		errs = append(errs, p.destroyAlone(ctx, i, fatePlain))
+	}
+	return errors.Join(errs...)
+}
+
+// readmit puts a spare that survived into its pool.
+func (p *Pool) readmit(i *instance, row *api.InstanceRow) error {
+	inst := row.Instance
+	if err := thaw.Ready(linux.Cgroup{Path: inst.Cgroup}, int(inst.Pid), inst.StartTime); err != nil {
+		return err
+	}
+	if k := p.keepers.current(i.seed); k == nil || !k.alive() {
+		return errors.New("its keeper has ended")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.seeds[i.seed]
+	if s == nil || s.meta.Info.Phase != seedReady || len(s.ready) >= int(s.want) {
+		return errors.New("it is not wanted")
+	}
+	s.ready = append(s.ready, i)
+	return nil
+}
+
+// recoverCgroups removes the cgroups of spares that have no row, with what lives in them. A bound instance has left its own: what may still hold it is a
+// v1 hierarchy, and that is not looked at.
+func (p *Pool) recoverCgroups(ctx context.Context) error {
+	roots, err := linux.Hierarchies()
+	if err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	var errs []error
+	for _, root := range roots {
+		errs = append(errs, eachName(filepath.Join(root, p.config.CgroupRoot, "spares"), func(id string) error {
+			info, err := os.Stat(filepath.Join(root, p.config.CgroupRoot, "spares", id))
+			if err != nil || !info.IsDir() || seen[id] || p.knows(id) {
+				return nil //nolint:nilerr // it has gone by itself
+			}
+			seen[id] = true
+			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+			defer cancel()
+			return removeCgroup(ctx, p.spareCgroup(id))
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// recoverInstanceDirs removes directories of instances that have no row.
+func (p *Pool) recoverInstanceDirs(context.Context) error {
+	return eachName(p.paths.InstancesDir(), func(id string) error {
+		if p.knows(id) {
+			return nil
+		}
+		return os.RemoveAll(p.paths.InstanceDir(id))
+	})
+}
+
+// recoverSeedDirs removes directories that no row names: bakes that were cut, and seeds whose removal was.
+func (p *Pool) recoverSeedDirs(context.Context) error {
+	return eachName(p.paths.SeedsDir(), func(id string) error {
+		if p.seedKnown(id) {
+			return nil
+		}
+		return os.RemoveAll(p.paths.SeedDir(id))
+	})
+}
+
+func (p *Pool) seedKnown(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seeds[id] != nil
+}
+
+// recoverSnapshots removes layers and spares' snapshots that no row names, and marks seeds bad whose layer is gone.
+func (p *Pool) recoverSnapshots(ctx context.Context) error {
+	layers, spares, err := p.rootfs.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range spares {
+		if !p.knows(id) {
+			errs = append(errs, p.rootfs.RemoveSpare(ctx, id))
+		}
+	}
+	for _, id := range layers {
+		if !p.seedKnown(id) {
+			errs = append(errs, p.rootfs.RemoveSeed(ctx, id))
+		}
+	}
+	p.mu.Lock()
+	var lost []*seed
+	for id, s := range p.seeds {
+		if s.meta.Info.Phase == seedReady && !slices.Contains(layers, id) {
+			lost = append(lost, s)
+		}
+	}
+	p.mu.Unlock()
+	for _, s := range lost {
+		errs = append(errs, p.markBad(ctx, s, "its rootfs layer is gone"))
+	}
+	return errors.Join(errs...)
+}
+
+// eachName calls do for each entry of a directory and goes on after errors. A directory that does not exist has none.
+func eachName(dir string, do func(name string) error) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		if err := do(path.Base(entry.Name())); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

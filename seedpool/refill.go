@@ -1,0 +1,196 @@
+package seedpool
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// firstBackoff is the pause after a first spare could not be made; each further failure doubles it.
+const firstBackoff = time.Second
+
+// refill makes spares until ctx ends, and returns when the last one under way is done. A spare that is being made when ctx ends is finished: half-made it would
+// only have to be removed.
+func (p *Pool) refill(ctx context.Context) {
+	for {
+		s, pause := p.nextToFill(time.Now())
+		if s != nil {
+			p.tasks.Go(func() { p.fill(ctx, s) })
+			continue
+		}
+		var again <-chan time.Time
+		if pause > 0 {
+			timer := time.NewTimer(pause)
+			defer timer.Stop()
+			again = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-again:
+		}
+	}
+}
+
+// nextToFill picks the seed whose pool is emptiest and counts one spare of it as being made. None: pause is how long until a seed that has failed may be
+// tried again; 0: nothing will be wanted until something changes.
+func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	making := 0
+	for _, s := range p.seeds {
+		making += s.making
+	}
+	if making >= p.config.RefillParallel {
+		return nil, 0
+	}
+	emptiest := 1.0
+	for _, s := range p.seeds {
+		have := len(s.ready) + s.making
+		if s.meta.Info.Phase != seedReady || have >= int(s.want) {
+			continue
+		}
+		if wait := s.retryAt.Sub(now); wait > 0 {
+			if pause == 0 || wait < pause {
+				pause = wait
+			}
+			continue
+		}
+		if share := float64(have) / float64(s.want); share < emptiest {
+			next, emptiest = s, share
+		}
+	}
+	if next != nil {
+		next.making++
+	}
+	return next, pause
+}
+
+// fill makes one spare and puts it into the pool.
+func (p *Pool) fill(ctx context.Context, s *seed) {
+	defer p.stir()
+	i, err := p.makeSpare(context.WithoutCancel(ctx), s)
+	p.mu.Lock()
+	s.making--
+	keep := false
+	if err == nil {
+		s.failures, s.lastError = 0, ""
+		keep = !s.retired && s.meta.Info.Phase == seedReady && len(s.ready) < int(s.want)
+		if keep {
+			err = p.changeLocked(i, phaseReady, nil)
+		}
+		if keep && err == nil {
+			s.ready = append(s.ready, i)
+		}
+	}
+	if err != nil {
+		s.failed++
+		s.failures++
+		s.lastError = err.Error()
+		s.retryAt = time.Now().Add(backoff(s.failures, time.Duration(p.config.RefillBackoff)))
+	}
+	failures := s.failures
+	p.mu.Unlock()
+	if err != nil {
+		log.G(ctx).WithError(err).WithFields(log.Fields{"seed": s.id, "failures": failures}).Warn("make spare")
+	}
+	if i != nil && (err != nil || !keep) {
+		p.destroyOrLog(ctx, i, fatePlain)
+	}
+}
+
+// backoff is the pause after so many failures in a row.
+func backoff(failures int, longest time.Duration) time.Duration {
+	pause := firstBackoff
+	for range failures - 1 {
+		if pause *= 2; pause >= longest {
+			return longest
+		}
+	}
+	return min(pause, longest)
+}
+
+// makeSpare makes one instance in a cgroup and over a snapshot of its own. It stays in phase making: the caller says what becomes of it, also after an error
+// if an instance is returned with it.
+func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	defer cancel()
+	if err := p.refusal(s); err != nil {
+		return nil, err
+	}
+	i, err := p.begin(s.id, nil)
+	if err != nil {
+		return nil, err
+	}
+	overlay, err := p.rootfs.PrepareSpare(ctx, s.id, i.id)
+	if err != nil {
+		return i, err
+	}
+	cgroup := p.spareCgroup(i.id)
+	if err := cgroup.Create(); err != nil {
+		return i, fmt.Errorf("make cgroup: %w", err)
+	}
+	made, _, err := p.make(ctx, s, i, overlay, cgroup.Path, "")
+	if err != nil {
+		return i, err
+	}
+	if !linux.Alive(int(made.Pid), made.StartTime) {
+		return i, fmt.Errorf("make instance %s: it has ended: %w", i.id, errdefs.ErrUnavailable)
+	}
+	return i, p.record(i, made)
+}
+
+// record writes what has been made into the row of an instance that stays in its phase.
+func (p *Pool) record(i *instance, made *api.Instance) error {
+	return p.rewrite(i, func(row *api.InstanceRow) { row.Instance = made })
+}
+
+// setPool says how many spares a seed is to have. What is too many is destroyed, what is missing is made.
+func (p *Pool) setPool(s *seed, want uint32) error {
+	p.changes.Lock()
+	defer p.changes.Unlock()
+	if err := p.refusal(s); err != nil && want > 0 {
+		return err
+	}
+	if err := p.store.putPool(s.id, want); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	retired := s.retired
+	s.want, s.retryAt, s.failures = want, time.Time{}, 0
+	var extra []*instance
+	if len(s.ready) > int(want) {
+		extra = append(extra, s.ready[want:]...)
+	}
+	p.mu.Unlock()
+	if retired {
+		return fmt.Errorf("seed %s was removed: %w", s.id, errdefs.ErrNotFound)
+	}
+	p.dropLater(extra)
+	p.stir()
+	return nil
+}
+
+// keeperLost is called when a keeper has ended. Its spares cannot be handed out: nobody holds their streams or would reap them.
+func (p *Pool) keeperLost(seedID string) {
+	if p.life.Err() != nil {
+		return
+	}
+	p.mu.Lock()
+	s := p.seeds[seedID]
+	var spares []*instance
+	if s != nil {
+		spares = append(spares, s.ready...)
+		s.keeperPID = 0
+	}
+	p.mu.Unlock()
+	log.G(p.life).WithFields(log.Fields{"seed": seedID, "spares": len(spares)}).Warn("keeper has ended")
+	p.dropLater(spares)
+}

@@ -1,0 +1,62 @@
+package seedpool
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// place is where a restored instance is to live.
+type place struct {
+	cgroup, netns string
+}
+
+// restoreFor makes an instance of a seed for one container: in its cgroup, its network namespace and over its own snapshot. After an error nothing of the
+// instance is left, and the container's snapshot is as it was.
+func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, where place) (*api.Instance, []*api.Phase, error) {
+	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	s, err := p.usable(who.namespace, seedID)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.abandoned(ctx, who)
+	i, err := p.begin(s.id, func(row *api.InstanceRow) {
+		row.Restored = true
+		who.sign(row)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	made, phases, err := p.restoreInto(ctx, s, i, who, where)
+	if err == nil {
+		err = p.change(i, phaseClaimed, func(row *api.InstanceRow) { row.Instance = made })
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		p.destroyOrLog(ctx, i, fateRenew)
+		return nil, nil, err
+	}
+	return made, phases, nil
+}
+
+func (p *Pool) restoreInto(ctx context.Context, s *seed, i *instance, who claimant, where place) (*api.Instance, []*api.Phase, error) {
+	overlay, err := p.rootfs.Over(ctx, s.id, who.upperdir)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil, nil, refuse(ReasonNotOurSnapshotter, err)
+	case errdefs.IsFailedPrecondition(err):
+		return nil, nil, refuse(ReasonUpperNotEmpty, err)
+	case err != nil:
+		return nil, nil, err
+	}
+	p.point("snapshot over seed")
+	return p.make(ctx, s, i, overlay, where.cgroup, where.netns)
+}

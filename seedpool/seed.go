@@ -1,0 +1,87 @@
+package seedpool
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"fmt"
+	"path"
+	"regexp"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// Modes of a seed. Only clone is made so far.
+const modeClone = "clone"
+
+var (
+	namePattern      = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
+	namespacePattern = regexp.MustCompile(`^[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*$`)
+	idPattern        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+)
+
+const maxName = 64
+
+// idEncoding keeps the order of what it encodes and is safe in file names.
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// newID names a seed or an instance: 18 characters, sorted by the time at which it was made.
+func newID() string {
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], uint64(time.Now().UnixMilli())<<16)
+	rand.Read(raw[6:])
+	return idEncoding.EncodeToString(raw[:])[:18]
+}
+
+// checkName refuses what cannot be the name of a seed.
+func checkName(name string) error {
+	if len(name) > maxName || !namePattern.MatchString(name) {
+		return fmt.Errorf("seed name %q: at most %d letters and digits with single dots, dashes and underscores between them: %w", name, maxName, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// checkNamespace refuses what containerd does not accept as a namespace: it becomes a part of paths.
+func checkNamespace(namespace string) error {
+	if len(namespace) > 76 || !namespacePattern.MatchString(namespace) {
+		return fmt.Errorf("containerd namespace %q: %w", namespace, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// checkContainer refuses what containerd does not accept as the id of a container in a namespace.
+func checkContainer(namespace, id string) error {
+	if err := checkNamespace(namespace); err != nil {
+		return err
+	}
+	if len(id) > 76 || !idPattern.MatchString(id) {
+		return fmt.Errorf("container id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// cleanLateMounts gives the destinations as they appear in keys. What the kernel provides, and the root itself, cannot come late: the app has it open.
+func cleanLateMounts(mounts []string) ([]string, error) {
+	var clean []string
+	for _, m := range mounts {
+		c := path.Clean(m)
+		if !path.IsAbs(m) || c == "/" || c == "/proc" || c == "/sys" || c == "/dev" {
+			return nil, fmt.Errorf("late mount %q: want the absolute path of a volume: %w", m, errdefs.ErrInvalidArgument)
+		}
+		clean = append(clean, c)
+	}
+	return clean, nil
+}
+
+// staleAgainst names what has changed on the machine since the seed was baked; empty: nothing.
+func staleAgainst(m *api.SeedMeta, host map[string]string) string {
+	for _, part := range hostParts {
+		if have := m.GetInfo().GetKey().GetParts()[part]; have != host[part] {
+			return fmt.Sprintf("%s has changed since it was baked", part)
+		}
+	}
+	return ""
+}

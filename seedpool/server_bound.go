@@ -1,0 +1,42 @@
+package seedpool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// Bound implements api.PoolService. It may be called again when the answer was lost.
+func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty, err error) {
+	defer func() { err = toGRPC("note bound instance", err) }()
+	s.forShims.Add(1)
+	defer s.forShims.Done()
+	p := s.pool
+	i := p.instance(r.Instance)
+	if i == nil {
+		return nil, fmt.Errorf("instance %q: %w", r.Instance, errdefs.ErrNotFound)
+	}
+	if err := p.bound(i); err != nil {
+		return nil, err
+	}
+	if !p.rowOf(i).Restored {
+		// Its processes are in the container's cgroup now. The shim does not wait for the old one to go.
+		p.tasks.Go(func() {
+			if err := p.spareCgroup(i.id).Remove(); err != nil {
+				log.G(p.life).WithError(err).WithField("id", i.id).Warn("remove cgroup of bound spare")
+			}
+		})
+	}
+	return &api.Empty{}, nil
+}
+
+// instance is an instance by its id; nil: there is no such.
+func (p *Pool) instance(id string) *instance {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.instances[id]
+}

@@ -1,0 +1,22 @@
+package seedpool
+
+import (
+	"context"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// Claim implements api.PoolService.
+func (s *service) Claim(ctx context.Context, r *api.ClaimRequest) (_ *api.ClaimResponse, err error) {
+	defer func() { err = toGRPC("claim spare", err) }()
+	s.forShims.Add(1)
+	defer s.forShims.Done()
+	if err := checkContainer(r.Namespace, r.Id); err != nil {
+		return nil, err
+	}
+	inst, err := s.pool.claim(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid})
+	if err != nil {
+		return nil, err
+	}
+	return &api.ClaimResponse{Instance: inst}, nil
+}

@@ -1,0 +1,66 @@
+package seedpool
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// SetPool implements api.SeedsService. It does not wait for the spares.
+func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.PoolInfo, err error) {
+	defer func() { err = toGRPC("set pool", err) }()
+	if err := s.pool.settled(ctx); err != nil {
+		return nil, err
+	}
+	if r.Spares > math.MaxInt16 {
+		return nil, fmt.Errorf("%d spares: want at most %d: %w", r.Spares, math.MaxInt16, errdefs.ErrInvalidArgument)
+	}
+	one, err := s.pool.find(r.Namespace, r.Seed)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.pool.setPool(one, r.Spares); err != nil {
+		return nil, err
+	}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	return one.poolLocked(), nil
+}
+
+// ListPools implements api.SeedsService: every seed that has, or is to have, spares.
+func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.ListPoolsResponse, err error) {
+	defer func() { err = toGRPC("list pools", err) }()
+	if r.Namespace != "" {
+		if err := checkNamespace(r.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := &api.ListPoolsResponse{}
+	for _, one := range p.seeds {
+		if r.Namespace == "" || one.meta.Info.Namespace == r.Namespace {
+			list.Pools = append(list.Pools, one.poolLocked())
+		}
+	}
+	slices.SortFunc(list.Pools, func(a, b *api.PoolInfo) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return list, nil
+}
+
+// poolLocked is what is told of a seed's pool. The caller holds Pool.mu.
+func (s *seed) poolLocked() *api.PoolInfo {
+	return &api.PoolInfo{
+		Namespace: s.meta.Info.Namespace, Seed: s.id, Name: s.meta.Info.Name,
+		Want: s.want, Ready: uint32(len(s.ready)), Making: uint32(s.making),
+		ClaimedTotal: s.claimed, FailedTotal: s.failed, LastError: s.lastError, KeeperPid: s.keeperPID,
+	}
+}

@@ -1,0 +1,35 @@
+package seedpool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// Report implements api.PoolService. A container that has started on another rung has no use for what was claimed for it: its shim had given up waiting.
+func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty, err error) {
+	defer func() { err = toGRPC("report start", err) }()
+	start := r.Start
+	if start == nil {
+		return nil, fmt.Errorf("start is missing: %w", errdefs.ErrInvalidArgument)
+	}
+	if err := checkContainer(start.Namespace, start.Id); err != nil {
+		return nil, err
+	}
+	p := s.pool
+	p.metrics.started(start)
+	if Rung(start.Rung) == RungCold {
+		p.tasks.Go(func() {
+			unlock, err := p.lockContainer(p.life, start.Namespace, start.Id)
+			if err != nil {
+				return // the pool is closing: recovery does it
+			}
+			defer unlock()
+			p.abandoned(p.life, claimant{namespace: start.Namespace, container: start.Id})
+		})
+	}
+	return &api.Empty{}, nil
+}

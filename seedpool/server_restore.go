@@ -1,0 +1,32 @@
+package seedpool
+
+import (
+	"context"
+	"fmt"
+	"path"
+
+	"github.com/containerd/errdefs"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// Restore implements api.PoolService.
+func (s *service) Restore(ctx context.Context, r *api.RestoreRequest) (_ *api.RestoreResponse, err error) {
+	defer func() { err = toGRPC("restore instance", err) }()
+	s.forShims.Add(1)
+	defer s.forShims.Done()
+	if err := checkContainer(r.Namespace, r.Id); err != nil {
+		return nil, err
+	}
+	if !path.IsAbs(r.Cgroup) || path.Clean(r.Cgroup) != r.Cgroup || r.Cgroup == "/" {
+		return nil, fmt.Errorf("cgroup %q: want a clean absolute path: %w", r.Cgroup, errdefs.ErrInvalidArgument)
+	}
+	if r.Netns != "" && !path.IsAbs(r.Netns) {
+		return nil, fmt.Errorf("network namespace %q: want an absolute path: %w", r.Netns, errdefs.ErrInvalidArgument)
+	}
+	inst, phases, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, place{r.Cgroup, r.Netns})
+	if err != nil {
+		return nil, err
+	}
+	return &api.RestoreResponse{Instance: inst, Phases: phases}, nil
+}

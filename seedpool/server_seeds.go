@@ -1,0 +1,53 @@
+package seedpool
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// ListSeeds implements api.SeedsService.
+func (s *service) ListSeeds(_ context.Context, r *api.ListSeedsRequest) (_ *api.ListSeedsResponse, err error) {
+	defer func() { err = toGRPC("list seeds", err) }()
+	if r.Namespace != "" {
+		if err := checkNamespace(r.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := &api.ListSeedsResponse{}
+	for _, one := range p.seeds {
+		if r.Namespace == "" || one.meta.Info.Namespace == r.Namespace {
+			list.Seeds = append(list.Seeds, one.infoLocked())
+		}
+	}
+	slices.SortFunc(list.Seeds, func(a, b *api.SeedInfo) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return list, nil
+}
+
+// infoLocked is what is told of a seed, with the counts of its pool. The caller holds Pool.mu.
+func (s *seed) infoLocked() *api.SeedInfo {
+	info := proto.CloneOf(s.meta.Info)
+	info.SparesWant, info.SparesReady = s.want, uint32(len(s.ready))
+	return info
+}
+
+// InspectSeed implements api.SeedsService.
+func (s *service) InspectSeed(_ context.Context, r *api.SeedRef) (_ *api.SeedInfo, err error) {
+	defer func() { err = toGRPC("inspect seed", err) }()
+	one, err := s.pool.find(r.Namespace, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	return one.infoLocked(), nil
+}
