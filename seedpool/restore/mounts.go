@@ -2,10 +2,8 @@ package restore
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/moby/sys/mountinfo"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // native are the file systems that CRIU mounts itself, because what they show depends on the namespaces it makes. All others are prepared outside and
@@ -30,16 +28,4 @@ func externals(pid int) ([]string, error) {
 // External is a mount of an instance that CRIU binds: Point inside the container, Source where Stage has prepared it.
 type External struct {
 	Point, Source string
-}
-
-// preparedMounts are the mounts of a spec that Stage makes.
-func preparedMounts(spec *specs.Spec) []specs.Mount {
-	var list []specs.Mount
-	for _, m := range spec.Mounts {
-		if !native[m.Type] {
-			m.Destination = filepath.Clean(m.Destination)
-			list = append(list, m)
-		}
-	}
-	return list
 }

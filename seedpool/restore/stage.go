@@ -71,7 +71,15 @@ func (s *Staged) mount(target string, mount func(target string) error) error {
 
 // mountAll prepares the spec's mounts, each on a directory of its own: CRIU puts them into each other.
 func (s *Staged) mountAll(dir string, spec *specs.Spec) error {
-	for i, m := range preparedMounts(spec) {
+	for i, m := range spec.Mounts {
+		m.Destination = filepath.Clean(m.Destination)
+		if native[m.Type] {
+			// CRIU mounts it, but somewhere.
+			if err := s.placeFor(m.Destination, dir); err != nil {
+				return err
+			}
+			continue
+		}
 		source := filepath.Join(dir, "mounts", strconv.Itoa(i))
 		if err := s.mountOne(source, m, spec); err != nil {
 			return err
@@ -119,7 +127,7 @@ func (s *Staged) bind(target, source string, flags uintptr) error {
 	return nil
 }
 
-// placeFor makes the mount point of a mount in the mount it lies on: the longest destination before it, or the root.
+// placeFor makes the mount point of a mount, a directory or a file like its source, in the mount it lies on: the longest destination before it, or the root.
 func (s *Staged) placeFor(point, source string) error {
 	below, under := s.Root, "/"
 	for _, m := range s.Mounts {

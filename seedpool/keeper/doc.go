@@ -1,0 +1,13 @@
+// Package keeper is the process that holds one seed in RAM: the parent of every instance made from it. There is one keeper for each seed in use; it is a
+// child of sproutd only by birth and lives on when sproutd is restarted or killed.
+//
+// Life of a keeper: Spawn starts `sproutd keeper` in a session and a mount namespace of its own; Main prepares the namespace for CRIU, serves the Keeper
+// service on its socket, and says so to Spawn. Make turns the seed's image into a frozen instance. Retire lets the keeper end with its last instance.
+//
+// Life of an instance here: its standard streams are named pipes in its directory, which the keeper holds open at both ends until Forget, when the
+// container's shim has opened them; its process is waited for until it ends, and its wait status is written to the directory's exit file. Everything that
+// others need is in the file system, so a keeper that is killed takes nothing with it: idle instances are found by their cgroups and ended by sproutd,
+// running containers go on, their mounts are their own, and the kernel hands the exit status to the shim.
+//
+// Lock order: server.mu is a leaf; nothing slow is done under it.
+package keeper
