@@ -61,7 +61,7 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 	notice("all instances of a seed wake with the same random state; see \"Random numbers\" in the README")
 	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
-		Ready: ready.Proto(), Warmup: uint32(cmd.Int("warmup")), Mode: "clone",
+		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: "clone",
 		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"),
 	})
 	if err != nil {
