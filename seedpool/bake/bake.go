@@ -171,7 +171,7 @@ func (b *bake) boot(ctx context.Context) error {
 func (b *bake) ready(ctx context.Context) error {
 	began := time.Now()
 	show := func(why string) {
-		b.progress.set(StepReady, fmt.Sprintf("waiting for %s%s", b.o.Ready, why), int(time.Since(began)/time.Second), int(b.o.Ready.timeout()/time.Second))
+		b.progress.wait(StepReady, fmt.Sprintf("waiting for %s%s", b.o.Ready, why), began, b.o.Ready.timeout())
 	}
 	show("")
 	return whileAlive(ctx, b.c.gone, b.c.ended, func(ctx context.Context) error {

@@ -16,9 +16,10 @@ type progress struct {
 	send    func(*api.BakeEvent)
 	changed chan struct{}
 
-	// mu is above what it guards: the event as it stands.
+	// mu is above what it guards: the event as it stands, and since when its seconds are counted; zero: they are not.
 	mu    sync.Mutex
 	event *api.BakeEvent
+	since time.Time
 }
 
 func newProgress(send func(*api.BakeEvent)) *progress {
@@ -30,13 +31,21 @@ func newProgress(send func(*api.BakeEvent)) *progress {
 
 // set replaces the event; nothing is sent when it says what it said.
 func (p *progress) set(step Step, message string, done, total int) {
+	p.replace(&api.BakeEvent{Step: string(step), Message: message, Done: uint32(done), Total: uint32(total)}, time.Time{})
+}
+
+// wait replaces the event by one whose done counts the seconds since then, out of limit.
+func (p *progress) wait(step Step, message string, since time.Time, limit time.Duration) {
+	p.replace(&api.BakeEvent{Step: string(step), Message: message, Total: uint32(limit / time.Second)}, since)
+}
+
+func (p *progress) replace(e *api.BakeEvent, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := &api.BakeEvent{Step: string(step), Message: message, Done: uint32(done), Total: uint32(total)}
 	if e.Step == p.event.Step && e.Message == p.event.Message && e.Done == p.event.Done && e.Total == p.event.Total {
 		return
 	}
-	p.event = e
+	p.event, p.since = e, since
 	select {
 	case p.changed <- struct{}{}:
 	default:
@@ -68,7 +77,10 @@ func (p *progress) during(do func() error) error {
 
 func (p *progress) sendNow() {
 	p.mu.Lock()
-	e := p.event
+	e := &api.BakeEvent{Step: p.event.Step, Message: p.event.Message, Done: p.event.Done, Total: p.event.Total}
+	if !p.since.IsZero() {
+		e.Done = uint32(time.Since(p.since) / time.Second)
+	}
 	p.mu.Unlock()
 	p.send(e)
 }

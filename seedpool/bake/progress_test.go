@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
@@ -24,8 +26,23 @@ func TestProgressIsSentOnChangeAndEachSecond(t *testing.T) {
 		if err == nil || err.Error() != "over" {
 			t.Errorf("error %v", err)
 		}
-		if want := []uint32{1, 1, 1, 3}; len(sent) != len(want) || sent[0] != 1 || sent[3] != 3 {
-			t.Errorf("sent %v, want %v", sent, want)
+		if diff := cmp.Diff([]uint32{1, 1, 1, 3}, sent); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestWaitingCountsItsSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent []uint32
+		p := newProgress(func(e *api.BakeEvent) { sent = append(sent, e.GetDone()) })
+		p.during(func() error {
+			p.wait(StepReady, "x", time.Now(), time.Minute)
+			time.Sleep(2*time.Second + time.Millisecond)
+			return nil
+		})
+		if diff := cmp.Diff([]uint32{0, 1, 2}, sent); diff != "" {
+			t.Error(diff)
 		}
 	})
 }
