@@ -19,6 +19,9 @@ import (
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
+// criuTimeout is how long CRIU may take to say its version: containers wait for us.
+const criuTimeout = 2 * time.Second
+
 // Pool holds the seeds of one node and the instances made from them. All methods may be called at the same time.
 type Pool struct {
 	config  Config
@@ -37,6 +40,8 @@ type Pool struct {
 	life  context.Context
 	end   context.CancelFunc
 	tasks sync.WaitGroup
+	// requests are those of starts: a daemon that ends finishes them first.
+	requests sync.WaitGroup
 	// wake tells the refiller that something has changed.
 	wake chan struct{}
 	// recovered is closed when what an earlier sproutd has left is in order.
@@ -136,7 +141,9 @@ func (p *Pool) open(ctx context.Context) error {
 		return err
 	}
 	if p.host == nil {
-		if p.host, err = hostKey(ctx, p.criu); err != nil {
+		ask, cancel := context.WithTimeout(ctx, criuTimeout)
+		defer cancel()
+		if p.host, err = hostKey(ask, p.criu); err != nil {
 			log.G(ctx).WithError(err).Error("no seed can be woken")
 		}
 	}
@@ -201,6 +208,7 @@ func (p *Pool) judge(m *api.SeedMeta) *api.SeedMeta {
 // ended before.
 func (p *Pool) Close() error {
 	p.end()
+	p.requests.Wait()
 	p.tasks.Wait()
 	return errors.Join(p.keepers.close(), p.store.close())
 }

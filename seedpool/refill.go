@@ -15,8 +15,10 @@ import (
 // firstBackoff is the pause after a first spare could not be made; each further failure doubles it.
 const firstBackoff = time.Second
 
-// refill makes spares until ctx ends, and returns when the last one under way is done. A spare that is being made when ctx ends is finished: half-made it would
-// only have to be removed.
+// finishTimeout is how long a spare that is being made may keep a sproutd that ends: half-made it would only have to be removed.
+const finishTimeout = 5 * time.Second
+
+// refill makes spares until ctx ends.
 func (p *Pool) refill(ctx context.Context) {
 	for {
 		s, pause := p.nextToFill(time.Now())
@@ -76,7 +78,10 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 // fill makes one spare and puts it into the pool.
 func (p *Pool) fill(ctx context.Context, s *seed) {
 	defer p.stir()
-	i, err := p.makeSpare(context.WithoutCancel(ctx), s)
+	making, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(finishTimeout, cancel) })()
+	i, err := p.makeSpare(making, s)
 	p.mu.Lock()
 	s.making--
 	keep := false

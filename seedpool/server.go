@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 
 	"github.com/containerd/ttrpc"
 
@@ -13,16 +12,12 @@ import (
 )
 
 // service answers the RPCs of Pool and Seeds: one RPC in each server_*.go.
-type service struct {
-	pool *Pool
-	// forShims counts the requests of starts under way: the daemon ends after the last of them.
-	forShims sync.WaitGroup
-}
+type service struct{ pool *Pool }
 
 // Server serves a pool's API.
 type Server struct {
-	server  *ttrpc.Server
-	service *service
+	server *ttrpc.Server
+	pool   *Pool
 }
 
 // NewServer makes the server of a pool's API. Only root may talk to it.
@@ -34,7 +29,7 @@ func NewServer(p *Pool) (*Server, error) {
 	s := &service{pool: p}
 	api.RegisterPoolService(srv, s)
 	api.RegisterSeedsService(srv, s)
-	return &Server{server: srv, service: s}, nil
+	return &Server{server: srv, pool: p}, nil
 }
 
 // Serve answers on l until Shutdown.
@@ -44,7 +39,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error { return s.ser
 func (s *Server) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
-		s.service.forShims.Wait()
+		s.pool.requests.Wait()
 		close(done)
 	}()
 	select {

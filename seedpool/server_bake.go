@@ -25,6 +25,8 @@ func (s *service) Bake(ctx context.Context, r *api.BakeRequest, stream api.Seeds
 	if err := s.pool.settled(ctx); err != nil {
 		return err
 	}
+	s.pool.tasks.Add(1)
+	defer s.pool.tasks.Done()
 	done, err := s.pool.beginBake(r.Namespace, r.Name)
 	if err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 // Bound implements api.PoolService. It may be called again when the answer was lost.
 func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty, err error) {
 	defer func() { err = toGRPC("note bound instance", err) }()
-	s.forShims.Add(1)
-	defer s.forShims.Done()
+	s.pool.requests.Add(1)
+	defer s.pool.requests.Done()
 	p := s.pool
 	i := p.instance(r.Instance)
 	if i == nil {

@@ -9,8 +9,8 @@ import (
 // Claim implements api.PoolService.
 func (s *service) Claim(ctx context.Context, r *api.ClaimRequest) (_ *api.ClaimResponse, err error) {
 	defer func() { err = toGRPC("claim spare", err) }()
-	s.forShims.Add(1)
-	defer s.forShims.Done()
+	s.pool.requests.Add(1)
+	defer s.pool.requests.Done()
 	if err := checkContainer(r.Namespace, r.Id); err != nil {
 		return nil, err
 	}

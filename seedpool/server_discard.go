@@ -12,8 +12,8 @@ import (
 // start cold on it. An instance that is not known is gone already.
 func (s *service) Discard(ctx context.Context, r *api.DiscardRequest) (_ *api.Empty, err error) {
 	defer func() { err = toGRPC("discard instance", err) }()
-	s.forShims.Add(1)
-	defer s.forShims.Done()
+	s.pool.requests.Add(1)
+	defer s.pool.requests.Done()
 	i := s.pool.instance(r.Instance)
 	if i == nil {
 		return &api.Empty{}, nil

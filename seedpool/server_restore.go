@@ -13,8 +13,8 @@ import (
 // Restore implements api.PoolService.
 func (s *service) Restore(ctx context.Context, r *api.RestoreRequest) (_ *api.RestoreResponse, err error) {
 	defer func() { err = toGRPC("restore instance", err) }()
-	s.forShims.Add(1)
-	defer s.forShims.Done()
+	s.pool.requests.Add(1)
+	defer s.pool.requests.Done()
 	if err := checkContainer(r.Namespace, r.Id); err != nil {
 		return nil, err
 	}
