@@ -12,10 +12,12 @@ sources := cmd integration seedpool shim snapshotter
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# The shim writes a container's state as runc does, with runc's own code, part of which is C: linked statically, so that it runs wherever the others do.
 .PHONY: build
 build: ## build sprout's binaries into _out/bin
 	@mkdir -p $(OUT)/bin
-	CGO_ENABLED=0 go build -trimpath -o $(OUT)/bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(OUT)/bin/ ./cmd/containerd-shim-sprout-v2 ./cmd/sprout ./cmd/sproutd
+	CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static' -o $(OUT)/bin/ ./cmd/sprout-shim
 
 .PHONY: demo
 demo: ## show Tomcat started cold, and woken
