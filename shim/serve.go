@@ -43,15 +43,18 @@ func Serve(ctx context.Context, socket *os.File, p seedpool.ShimParams) error {
 // serve answers requests on l until the last task is gone and containerd asks for the end, or a signal does.
 func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams) error {
 	ctx = log.WithLogger(ctx, log.L.WithFields(log.Fields{"runtime": Runtime, "ns": p.Namespace}))
-	ctx, sd := shutdown.WithShutdown(namespaces.WithNamespace(ctx, p.Namespace))
+	// What works beside the server ends with this, not with sd's own context: containerd's OOM watcher does not know the error of that and would spin.
+	beside, cancel := context.WithCancel(namespaces.WithNamespace(ctx, p.Namespace))
+	defer cancel()
+	ctx, sd := shutdown.WithShutdown(beside)
 	stopOnSignal(ctx, sd.Shutdown)
 
 	publisher, err := shim.NewPublisher(p.ContainerdTTRPC)
 	if err != nil {
 		return errors.Join(fmt.Errorf("connect to containerd: %w", err), withdraw(l, p))
 	}
-	events := newEventQueue(context.WithoutCancel(ctx), publisher)
-	server, err := newServer(ctx, p, events, sd)
+	events := newEventQueue(beside, publisher)
+	server, err := newServer(beside, p, events, sd)
 	if err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
