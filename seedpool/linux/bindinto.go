@@ -1,11 +1,8 @@
 package linux
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,8 +14,13 @@ type BindMount struct {
 	Options        []string
 }
 
-// BindInto mounts files and directories of the host into the mount namespace of a process, which may be frozen. Sources are opened in the caller's
-// namespace; targets are resolved inside the container's root, where no symlink leads out, and made when they are missing.
+// BindInto mounts files and directories of the host into the mount namespace of a process, which may be frozen, one after the other. Sources are found in
+// the caller's mount namespace. Targets are resolved below the process's root, where no symlink leads out, and are made when they are missing; a target
+// on procfs is refused, as a container must see the real one. An option that is not known is refused too. After an error the mounts before the one
+// it names are in place.
+//
+// As with runc, "ro", "nosuid" and the like say what the mount itself is, not what is mounted below it ("rro" does), and one such option takes away those
+// that the source has and the options have not. Without an option for it, mounts made below the source on the host later appear in the container too.
 func BindInto(pid int, mounts []BindMount) error {
 	if len(mounts) == 0 {
 		return nil
@@ -32,10 +34,16 @@ func BindInto(pid int, mounts []BindMount) error {
 	for _, m := range mounts {
 		tree, err := cloneTree(m)
 		if err != nil {
-			return err
+			return fmt.Errorf("bind %s on %s: %w", m.Source, m.Target, err)
 		}
 		trees = append(trees, tree)
 	}
+	// Not "/" of the namespace: a process that was started with chroot has another root.
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("open root of process %d: %w", pid, err)
+	}
+	defer root.Close()
 	ns, err := NSFile(pid, "mnt")
 	if err != nil {
 		return err
@@ -43,8 +51,8 @@ func BindInto(pid int, mounts []BindMount) error {
 	defer ns.Close()
 	return Enter([]NS{{unix.CLONE_NEWNS, ns}}, func() error {
 		for i, m := range mounts {
-			if err := place(trees[i], m); err != nil {
-				return err
+			if err := place(trees[i], root, m.Target); err != nil {
+				return fmt.Errorf("bind %s on %s: %w", m.Source, m.Target, err)
 			}
 		}
 		return nil
@@ -53,113 +61,39 @@ func BindInto(pid int, mounts []BindMount) error {
 
 // cloneTree makes a detached copy of the source's mount with the options applied, so that it is never visible without them.
 func cloneTree(m BindMount) (*os.File, error) {
-	flags, propagation, data := ParseMountOptions(m.Options)
-	if data != "" {
-		return nil, fmt.Errorf("bind %s: unknown mount options %q", m.Target, data)
-	}
-	recursive := uint(0)
-	if flags&unix.MS_REC != 0 {
-		recursive = unix.AT_RECURSIVE
-	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|recursive)
+	options, err := parseBindOptions(m.Options)
 	if err != nil {
-		return nil, fmt.Errorf("bind %s: %w", m.Target, &os.PathError{Op: "open_tree", Path: m.Source, Err: err})
+		return nil, err
+	}
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if options.recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: m.Source, Err: err}
 	}
 	tree := os.NewFile(uintptr(fd), m.Source)
-	attr := unix.MountAttr{Attr_set: attributes(flags), Propagation: uint64(propagation &^ unix.MS_REC)}
-	if attr.Propagation == 0 {
-		attr.Propagation = unix.MS_PRIVATE
-	}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|recursive, &attr); err != nil {
-		return nil, errors.Join(fmt.Errorf("bind %s: %w", m.Target, os.NewSyscallError("mount_setattr", err)), tree.Close())
+	for _, change := range options.changes() {
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|change.depth, &change.attr); err != nil {
+			_ = tree.Close()
+			return nil, os.NewSyscallError("mount_setattr", err)
+		}
 	}
 	return tree, nil
 }
 
-// attributes are the mount flags in the numbers of mount_setattr.
-func attributes(flags uintptr) (attr uint64) {
-	for _, pair := range []struct {
-		flag uintptr
-		attr uint64
-	}{{unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, {unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, {unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, {unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}} {
-		if flags&pair.flag != 0 {
-			attr |= pair.attr
-		}
-	}
-	return attr
-}
-
 // place puts a detached tree on its target in the calling thread's mount namespace.
-func place(tree *os.File, m BindMount) error {
-	target, err := mountpoint(m.Target, isDirectory(tree))
-	if err != nil {
-		return fmt.Errorf("bind %s: %w", m.Target, err)
-	}
-	defer target.Close()
-	err = unix.MoveMount(int(tree.Fd()), "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	if err != nil {
-		return fmt.Errorf("bind %s: %w", m.Target, os.NewSyscallError("move_mount", err))
-	}
-	return nil
-}
-
-func isDirectory(f *os.File) bool {
+func place(tree, root *os.File, target string) error {
 	var st unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
-}
-
-// mountpoint opens a path below the root of the calling thread and makes what is missing of it, one element at a time.
-func mountpoint(target string, directory bool) (*os.File, error) {
-	root, err := openIn(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
+	if err := unix.Fstat(int(tree.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	at, err := mountpoint(root, target, st.Mode&unix.S_IFMT == unix.S_IFDIR)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	at := root
-	parts := strings.Split(strings.Trim(path.Clean("/"+target), "/"), "/")
-	for i := range parts {
-		last := i == len(parts)-1
-		// Every step is resolved from the root, so that an absolute symlink in the middle leads to the container's own file.
-		next, err := openIn(int(root.Fd()), strings.Join(parts[:i+1], "/"), unix.O_PATH)
-		if errors.Is(err, unix.ENOENT) {
-			if err = makeEntry(at, parts[i], directory || !last); err == nil {
-				next, err = openIn(int(root.Fd()), strings.Join(parts[:i+1], "/"), unix.O_PATH)
-			}
-		}
-		if at != root {
-			_ = at.Close()
-		}
-		if err != nil {
-			_ = root.Close()
-			return nil, err
-		}
-		at = next
-	}
-	if at != root {
-		_ = root.Close()
-	}
-	return at, nil
-}
-
-func makeEntry(dir *os.File, name string, directory bool) error {
-	if directory {
-		return os.NewSyscallError("mkdirat", unix.Mkdirat(int(dir.Fd()), name, 0o755))
-	}
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return &os.PathError{Op: "create", Path: name, Err: err}
-	}
-	return unix.Close(fd)
-}
-
-// openIn opens a path that is not allowed to leave the directory.
-func openIn(dir int, name string, flags uint64) (*os.File, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC}
-	if dir != unix.AT_FDCWD {
-		how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
-	}
-	fd, err := unix.Openat2(dir, name, &how)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	defer at.Close()
+	err = unix.MoveMount(int(tree.Fd()), "", int(at.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
 }

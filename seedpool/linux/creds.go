@@ -25,71 +25,82 @@ type Creds struct {
 func Threads(pid int) ([]int, error) {
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list threads of %d: %w", pid, err)
 	}
 	tids := make([]int, 0, len(list))
 	for _, entry := range list {
 		tid, err := strconv.Atoi(entry.Name())
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("list threads of %d: %w", pid, err)
 		}
 		tids = append(tids, tid)
 	}
 	return tids, nil
 }
 
-// ReadCreds reads the credentials of one thread.
+// ReadCreds reads the credentials of one thread. A line that the kernel does not show is an error, but for seccomp's, which kernels without it lack.
 func ReadCreds(pid, tid int) (Creds, error) {
 	path := fmt.Sprintf("/proc/%d/task/%d/status", pid, tid)
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return Creds{}, err
+		return Creds{}, fmt.Errorf("read credentials: %w", err)
 	}
 	c, err := parseCreds(string(data))
 	if err != nil {
-		return c, fmt.Errorf("parse %s: %w", path, err)
+		return Creds{}, fmt.Errorf("parse %s: %w", path, err)
 	}
 	return c, nil
 }
 
 func parseCreds(status string) (c Creds, err error) {
-	caps := map[string]*uint64{"CapInh": &c.CapInh, "CapPrm": &c.CapPrm, "CapEff": &c.CapEff, "CapBnd": &c.CapBnd, "CapAmb": &c.CapAmb}
-	for _, line := range strings.Split(status, "\n") {
-		name, value, ok := strings.Cut(line, ":")
+	wanted := map[string]func(value string) error{
+		"Uid":    func(value string) error { return four(&c.Uids, value) },
+		"Gid":    func(value string) error { return four(&c.Gids, value) },
+		"Groups": func(value string) (err error) { c.Groups, err = ids(value); return err },
+		"CapInh": func(value string) error { return bits(&c.CapInh, value) },
+		"CapPrm": func(value string) error { return bits(&c.CapPrm, value) },
+		"CapEff": func(value string) error { return bits(&c.CapEff, value) },
+		"CapBnd": func(value string) error { return bits(&c.CapBnd, value) },
+		"CapAmb": func(value string) error { return bits(&c.CapAmb, value) },
+		"NoNewPrivs": func(value string) (err error) {
+			c.NoNewPrivs, err = strconv.ParseBool(value)
+			return err
+		},
+		"Seccomp": func(value string) (err error) { c.Seccomp, err = strconv.Atoi(value); return err },
+	}
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		parse, ok := wanted[name]
 		if !ok {
 			continue
 		}
-		value = strings.TrimSpace(value)
-		switch name {
-		case "Uid":
-			c.Uids, err = fourIDs(value)
-		case "Gid":
-			c.Gids, err = fourIDs(value)
-		case "Groups":
-			c.Groups, err = ids(value)
-		case "NoNewPrivs":
-			c.NoNewPrivs = value == "1"
-		case "Seccomp":
-			c.Seccomp, err = strconv.Atoi(value)
-		default:
-			if set := caps[name]; set != nil {
-				*set, err = strconv.ParseUint(value, 16, 64)
-			}
-		}
-		if err != nil {
+		if err := parse(strings.TrimSpace(value)); err != nil {
 			return c, fmt.Errorf("line %q: %w", line, err)
 		}
+		delete(wanted, name)
+	}
+	delete(wanted, "Seccomp")
+	for name := range wanted {
+		return c, fmt.Errorf("no line %q", name)
 	}
 	return c, nil
 }
 
-func fourIDs(value string) (four [4]int, err error) {
+func bits(set *uint64, value string) (err error) {
+	*set, err = strconv.ParseUint(value, 16, 64)
+	return err
+}
+
+func four(to *[4]int, value string) error {
 	list, err := ids(value)
-	if err != nil || len(list) != len(four) {
-		return four, fmt.Errorf("%d numbers, want 4: %v", len(list), err)
+	if err != nil {
+		return err
 	}
-	copy(four[:], list)
-	return four, nil
+	if len(list) != len(to) {
+		return fmt.Errorf("%d numbers, want %d", len(list), len(to))
+	}
+	copy(to[:], list)
+	return nil
 }
 
 func ids(value string) ([]int, error) {

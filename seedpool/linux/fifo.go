@@ -8,9 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MakeFifo makes a named pipe; one that exists is left as it is.
+// MakeFifo makes a named pipe; one that exists is left as it is, anything else in its place is EEXIST.
 func MakeFifo(path string, mode os.FileMode) error {
-	if err := unix.Mkfifo(path, uint32(mode.Perm())); err != nil && !errors.Is(err, unix.EEXIST) {
+	err := unix.Mkfifo(path, uint32(mode.Perm()))
+	if errors.Is(err, unix.EEXIST) {
+		if info, statErr := os.Lstat(path); statErr == nil && info.Mode().Type() == os.ModeNamedPipe {
+			return nil
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("make fifo %s: %w", path, os.NewSyscallError("mkfifo", err))
 	}
 	return nil
@@ -37,9 +43,14 @@ func InheritFifo(path string, write bool) (*os.File, error) {
 	if write {
 		flags = unix.O_WRONLY
 	}
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
 	}
-	return os.NewFile(uintptr(fd), path), nil
 }

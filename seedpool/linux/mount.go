@@ -1,6 +1,8 @@
 package linux
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -51,15 +53,9 @@ func ParseMountOptions(options []string) (flags, propagation uintptr, data strin
 // Mount is mount(2) with a named error.
 func Mount(source, target, fstype string, flags uintptr, data string) error {
 	if err := unix.Mount(source, target, fstype, flags, data); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", fstype, target, os.NewSyscallError("mount", err))
+		return fmt.Errorf("mount %s on %s: %w", cmp.Or(fstype, "propagation"), target, os.NewSyscallError("mount", err))
 	}
 	return nil
-}
-
-// Overlay mounts an overlay file system with the options of the snapshotter (lowerdir=…, upperdir=…, workdir=…).
-func Overlay(target string, options []string) error {
-	flags, _, data := ParseMountOptions(options)
-	return Mount("overlay", target, "overlay", flags, data)
 }
 
 // Tmpfs mounts a tmpfs.
@@ -67,7 +63,8 @@ func Tmpfs(target, source string, flags uintptr, data string) error {
 	return Mount(source, target, "tmpfs", flags, data)
 }
 
-// Bind mounts a file or directory a second time.
+// Bind mounts a file or directory a second time, with what is mounted below it if recursive. readonly is for the mount itself, not for those below;
+// nosuid, nodev and the like stay as they are on the source.
 func Bind(source, target string, readonly, recursive bool) error {
 	flags := uintptr(unix.MS_BIND)
 	if recursive {
@@ -79,27 +76,32 @@ func Bind(source, target string, readonly, recursive bool) error {
 	if !readonly {
 		return nil
 	}
-	return Remount(target, unix.MS_RDONLY)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, 0, &attr); err != nil {
+		return errors.Join(fmt.Errorf("make %s read-only: %w", target, os.NewSyscallError("mount_setattr", err)), Unmount(target))
+	}
+	return nil
 }
 
-// Remount gives an existing mount, and not its file system, other flags.
+// Remount gives an existing mount, and not its file system, these flags in place of those that it has; access times stay when none is given.
 func Remount(target string, flags uintptr) error {
 	return Mount("", target, "bind", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 }
 
 // Unmount detaches a mount: it is out of sight at once and goes when its last user does. A path that is no mount is no error.
 func Unmount(target string) error {
-	if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", target, os.NewSyscallError("umount2", err))
 	}
 	return nil
 }
 
-// PrivateMounts gives the calling process, which must have one thread or be starting, a mount namespace of its own that follows the host's mounts but
-// does not show its own to the host.
+// PrivateMounts gives the calling thread a mount namespace of its own that follows the host's mounts but does not show its own to the host. Call it inside
+// Enter: a process that is started there lives in the new namespace, and the thread that made it is thrown away.
 func PrivateMounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("unshare", err)
+		return fmt.Errorf("make mount namespace: %w", os.NewSyscallError("unshare", err))
 	}
 	return Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
 }

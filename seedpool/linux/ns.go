@@ -17,10 +17,13 @@ type NS struct {
 }
 
 // Enter runs fn on a thread that is in the given namespaces. The thread is thrown away afterwards: a namespace once entered is not left again. To enter a
-// mount namespace the thread first stops sharing its root and working directory with the others. fn must not start goroutines that are to be inside.
+// mount namespace the thread first stops sharing its root and working directory with the others. fn must not start goroutines that are to be inside. A
+// process that fn starts is inside; if it has a Pdeathsig it gets that as soon as the thread ends.
 func Enter(namespaces []NS, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
+		// For an fn that ends its goroutine, as t.Fatal does.
+		defer close(result)
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The main thread cannot be thrown away, and /proc/self would show its namespaces ever after: keep it busy while another thread is found.
@@ -30,7 +33,11 @@ func Enter(namespaces []NS, fn func() error) error {
 		}
 		result <- enter(namespaces, fn)
 	}()
-	return <-result
+	err, returned := <-result
+	if !returned {
+		return errors.New("enter namespaces: function did not return")
+	}
+	return err
 }
 
 func enter(namespaces []NS, fn func() error) error {
@@ -47,7 +54,11 @@ func enter(namespaces []NS, fn func() error) error {
 
 // NSFile opens a namespace of a process: name is an entry of /proc/PID/ns.
 func NSFile(pid int, name string) (*os.File, error) {
-	return os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	if err != nil {
+		return nil, fmt.Errorf("open namespace: %w", err)
+	}
+	return f, nil
 }
 
 // NewNetNS makes a network namespace with the loopback device up. It lives as long as the file is open or a process is in it.
@@ -61,7 +72,7 @@ func NewNetNS() (*os.File, error) {
 			return err
 		}
 		var err error
-		ns, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		ns, err = os.Open("/proc/thread-self/ns/net")
 		return err
 	})
 	if err != nil {
@@ -100,5 +111,8 @@ func setUTS(pid int, set func() error) error {
 		return err
 	}
 	defer ns.Close()
-	return Enter([]NS{{unix.CLONE_NEWUTS, ns}}, set)
+	if err := Enter([]NS{{unix.CLONE_NEWUTS, ns}}, set); err != nil {
+		return fmt.Errorf("name host of process %d: %w", pid, err)
+	}
+	return nil
 }
