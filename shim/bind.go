@@ -160,6 +160,12 @@ func (a *attempt) runCreateHooks(ctx context.Context) error {
 	}
 	pid := int(a.instance.Pid)
 	state := ociState(a.spec, a.ask.ID, a.ask.Bundle, pid, specs.StateCreating)
+	// Hooks look for the container's files where runc's caller has mounted them.
+	rootfs := filepath.Join(a.ask.Bundle, "rootfs")
+	if err := linux.Expose(pid, rootfs); err != nil {
+		return err
+	}
+	a.undo = append(a.undo, func(context.Context) error { return linux.Unmount(rootfs) })
 	a.undo = append(a.undo, func(ctx context.Context) error {
 		return runHooks(ctx, hooks.Poststop, ociState(a.spec, a.ask.ID, a.ask.Bundle, 0, specs.StateStopped))
 	})

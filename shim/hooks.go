@@ -95,8 +95,8 @@ func lastBytes(b []byte, n int) string {
 }
 
 // runCreateContainerHooks runs hooks as the spec wants createContainer hooks run: found in the runtime's file system, executed in
-// the container's namespaces. runc runs them before the root is changed, with the container's root mounted in the bundle; here the
-// root was changed long ago, so they see it through /proc/PID/root.
+// the container's namespaces, in which the first process is 1. runc does so before it changes the root to the container's; here that
+// is long done, so the hook's process is given the host's root again.
 func runCreateContainerHooks(ctx context.Context, hooks []specs.Hook, state specs.State, pid int) error {
 	root, err := os.Open("/")
 	if err != nil {
@@ -108,9 +108,9 @@ func runCreateContainerHooks(ctx context.Context, hooks []specs.Hook, state spec
 		return err
 	}
 	defer closeNamespaces(kinds)
+	state.Pid = 1
 	return runHooksBy(ctx, hooks, state, func(cmd *exec.Cmd) (exits chan runc.Exit, err error) {
 		err = linux.Enter(kinds, func() error {
-			// Entering the mount namespace changed the root to the container's: the child goes back to the host's.
 			if err := root.Chdir(); err != nil {
 				return err
 			}

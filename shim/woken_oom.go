@@ -53,7 +53,8 @@ func (o *oomWatch) started(ctx context.Context) (oom.Watcher, error) {
 }
 
 // oomPublisher hands the events of containerd's watchers to the shim's ordered queue. The v1 watcher also fires when a cgroup is
-// removed: an event of a task that lost no process is none.
+// removed, which happens to stopped tasks only: of those an event counts when the kernel has counted a kill. Of a running task it
+// always does: the kernel tells before it kills.
 type oomPublisher struct {
 	tasks *wokenTasks
 }
@@ -67,8 +68,10 @@ func (p oomPublisher) Publish(_ context.Context, _ string, event events.Event) e
 	if t == nil {
 		return nil
 	}
-	if kills, err := t.limits.OOMKillCount(); err != nil || kills == 0 {
-		return err
+	if at := t.phaseNow(); at == phaseStopped || at == phaseDeleted {
+		if kills, err := t.limits.OOMKillCount(); err != nil || kills == 0 {
+			return err
+		}
 	}
 	p.tasks.publish(event)
 	return nil
