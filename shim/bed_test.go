@@ -27,6 +27,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/status"
 
 	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
@@ -311,6 +312,8 @@ type bedPool struct {
 	// afterMake is called with each instance before it is handed out; reported gets each report.
 	afterMake func(*api.Instance) error
 	reported  chan *api.Start
+	onClaim   func()
+	server    *ttrpc.Server
 
 	mu        sync.Mutex
 	count     int
@@ -326,6 +329,7 @@ func (p *bedPool) serve() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.server = server
 	api.RegisterPoolService(server, p)
 	api.RegisterKeeperService(server, bedKeeper{p})
 	socket := seedpool.PathsFromEnv().APISocket()
@@ -338,10 +342,11 @@ func (p *bedPool) serve() {
 }
 
 func (p *bedPool) failure(rpc string) error {
-	if err := p.fail[rpc]; err != nil {
-		return errgrpc.ToGRPC(err)
+	err := p.fail[rpc]
+	if _, ok := status.FromError(err); ok {
+		return err
 	}
-	return nil
+	return errgrpc.ToGRPC(err)
 }
 
 func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupResponse, error) {
@@ -350,6 +355,9 @@ func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupRe
 }
 
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {
+	if p.onClaim != nil {
+		p.onClaim()
+	}
 	if err := p.failure("Claim"); err != nil {
 		return nil, err
 	}

@@ -14,9 +14,9 @@ import (
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -206,11 +206,11 @@ func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.
 func (a *attempt) thaw(ctx context.Context) error {
 	stop := a.record.time("claim")
 	claim, cancel := context.WithTimeout(ctx, claimTimeout)
-	got, err := a.pool.Claim(claim, &api.ClaimRequest{Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir})
+	got, err := a.pool.Claim(claim, &api.ClaimRequest{Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid())})
 	cancel()
 	stop()
 	if err != nil {
-		return fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, errgrpc.ToNative(err))
+		return fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
 	}
 	if err := a.own(got.Instance); err != nil {
 		return err
@@ -230,11 +230,12 @@ func (a *attempt) restore(ctx context.Context) error {
 	restore, cancel := context.WithTimeout(ctx, restoreTimeout)
 	got, err := a.pool.Restore(restore, &api.RestoreRequest{
 		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, Cgroup: a.cgroup.Path, Netns: a.req.joins(),
+		ShimPid: uint32(os.Getpid()),
 	})
 	cancel()
 	stop()
 	if err != nil {
-		return fmt.Errorf("restore seed %s: %w", a.seed.Name, errgrpc.ToNative(err))
+		return fmt.Errorf("restore seed %s: %w", a.seed.Name, native(err))
 	}
 	for _, p := range got.Phases {
 		a.record.add(&api.Phase{Name: "restore." + p.Name, Nanoseconds: p.Nanoseconds})
@@ -279,6 +280,14 @@ type bindError struct {
 func (e *bindError) Error() string { return fmt.Sprintf("bind %s: %v", e.step, e.err) }
 func (e *bindError) Unwrap() error { return e.err }
 
+// native is an answer of sproutd as an error of this process; a connection that broke is none of its answers.
+func native(err error) error {
+	if errors.Is(err, ttrpc.ErrClosed) {
+		return err
+	}
+	return errgrpc.ToNative(err)
+}
+
 // diedError says that an instance ended before it was bound.
 type diedError struct {
 	instance string
@@ -290,22 +299,21 @@ func (e *diedError) Unwrap() error { return e.err }
 
 // reasonOf is the reason code of a rung that failed.
 func reasonOf(rung seedpool.Rung, err error) seedpool.Reason {
-	var creds *credsError
-	var bind *bindError
-	var died *diedError
-	switch {
-	case rung == seedpool.RungThaw && errors.As(err, &died):
+	if _, ok := errors.AsType[*diedError](err); ok && rung == seedpool.RungThaw {
 		return seedpool.ReasonSpareDied
-	case errors.As(err, &creds):
+	}
+	if _, ok := errors.AsType[*credsError](err); ok {
 		return seedpool.ReasonCredsDiffer
-	case errors.As(err, &bind):
+	}
+	if _, ok := errors.AsType[*bindError](err); ok {
 		return seedpool.ReasonBindFailed
-	case errdefs.IsUnavailable(err):
+	}
+	if reason, ok := seedpool.ReasonOf(err); ok {
+		return reason
+	}
+	switch {
+	case errors.Is(err, ttrpc.ErrClosed):
 		return seedpool.ReasonSproutdDown
-	case errdefs.IsResourceExhausted(err):
-		return seedpool.ReasonDiskFull
-	case rung == seedpool.RungThaw && errdefs.IsNotFound(err):
-		return seedpool.ReasonNoSpare
 	case rung == seedpool.RungThaw:
 		return seedpool.ReasonClaimFailed
 	}

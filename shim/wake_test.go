@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/sproutrun/sprout/seedpool"
@@ -70,15 +72,24 @@ func (b *bed) nothingHeld() {
 	}
 }
 
+// refusal is an answer of sproutd with a reason code.
+func refusal(t *testing.T, reason seedpool.Reason) error {
+	t.Helper()
+	s, err := status.New(codes.NotFound, "no").WithDetails(&api.Refusal{Reason: string(reason)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Err()
+}
+
 func TestFailedClaimFallsBackToRestore(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		err  error
 		want seedpool.Reason
 	}{
-		{"no spare is ready any more", errdefs.ErrNotFound, seedpool.ReasonNoSpare},
-		{"sproutd went away", errdefs.ErrUnavailable, seedpool.ReasonSproutdDown},
-		{"disk full", errdefs.ErrResourceExhausted, seedpool.ReasonDiskFull},
+		{"no spare is ready any more", refusal(t, seedpool.ReasonNoSpare), seedpool.ReasonNoSpare},
+		{"disk full", refusal(t, seedpool.ReasonDiskFull), seedpool.ReasonDiskFull},
 		{"anything else", errdefs.ErrInternal, seedpool.ReasonClaimFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -92,6 +103,12 @@ func TestFailedClaimFallsBackToRestore(t *testing.T) {
 			b.ends(task, 137)
 		})
 	}
+}
+
+func TestSproutdThatDiesDuringTheStartIsAReason(t *testing.T) {
+	b := newBed(t, answering)
+	b.pool.onClaim = func() { b.pool.server.Close() }
+	b.cold(b.request("c1", b.spec(b.cgroup("c1"))), "thaw sproutd-down", "restore sproutd-down")
 }
 
 func TestFailedRestoreFallsBackToCold(t *testing.T) {
