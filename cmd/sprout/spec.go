@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -70,11 +71,12 @@ func resolve(ctx context.Context, cmd *cli.Command) (*baked, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read layers of %s: %w", image.Name(), err)
 	}
-	spec, err := specOf(ctx, cmd, c, image)
+	chain := identity.ChainID(layers).String()
+	spec, err := specOf(ctx, cmd, c, image, chain)
 	if err != nil {
 		return nil, err
 	}
-	return &baked{name: image.Name(), chainID: identity.ChainID(layers).String(), spec: spec}, nil
+	return &baked{name: image.Name(), chainID: chain, spec: spec}, nil
 }
 
 // qualify adds the tag that a reference without one means.
@@ -85,7 +87,7 @@ func qualify(ref string) string {
 	return ref + ":latest"
 }
 
-func specOf(ctx context.Context, cmd *cli.Command, c *client.Client, image client.Image) (*specs.Spec, error) {
+func specOf(ctx context.Context, cmd *cli.Command, c *client.Client, image client.Image, chain string) (*specs.Spec, error) {
 	switch {
 	case cmd.String("spec") != "" && cmd.String("like") != "":
 		return nil, fmt.Errorf("give --spec or --like, not both")
@@ -102,8 +104,22 @@ func specOf(ctx context.Context, cmd *cli.Command, c *client.Client, image clien
 	if err != nil {
 		return nil, err
 	}
-	// The additional groups of the user are looked up in the image's own file system, which needs a snapshotter to be named.
-	container := &containers.Container{ID: cmd.String("name"), Snapshotter: snapshotter}
+	return generate(ctx, c, cmd.String("name"), chain, opts)
+}
+
+// generate makes the spec. The user and the additional groups are looked up in the image's own files, which takes a view of them for the moment.
+func generate(ctx context.Context, c *client.Client, name, chain string, opts []oci.SpecOpts) (_ *specs.Spec, err error) {
+	ctx, done, err := c.WithLease(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("take a lease: %w", err)
+	}
+	defer func() { err = errors.Join(err, done(context.WithoutCancel(ctx))) }()
+	container := &containers.Container{ID: name, Snapshotter: snapshotter, SnapshotKey: fmt.Sprintf("sprout-spec-%d-%s", os.Getpid(), name)}
+	files := c.SnapshotService(snapshotter)
+	if _, err := files.View(ctx, container.SnapshotKey, chain); err != nil {
+		return nil, fmt.Errorf("view files of the image: %w", err)
+	}
+	defer func() { err = errors.Join(err, files.Remove(context.WithoutCancel(ctx), container.SnapshotKey)) }()
 	spec, err := oci.GenerateSpec(ctx, c, container, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("make spec: %w", err)

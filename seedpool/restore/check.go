@@ -131,15 +131,21 @@ func entries(path string, fn func(data []byte) error) error {
 // magics are CRIU's numbers of file kinds.
 var magics = magic.LoadMagic().ByName
 
-// walk reads the two magic numbers and then entries, each with its size in front, little-endian.
+// walk reads the magic numbers and then entries, each with its size in front, little-endian.
 func walk(r io.Reader, kind string, fn func(data []byte) error) error {
-	var head [8]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return fmt.Errorf("cut off: %w", ErrImage)
+	want := []uint64{magics["IMG_COMMON"], magics[kind]}
+	if kind == "INVENTORY" {
+		// The one file that tells which version the others are of has no common number.
+		want = want[1:]
 	}
-	common, own := uint64(binary.LittleEndian.Uint32(head[:4])), uint64(binary.LittleEndian.Uint32(head[4:]))
-	if common != magics["IMG_COMMON"] || own != magics[kind] {
-		return fmt.Errorf("magic numbers %#x %#x are not those of %s: %w", common, own, kind, ErrImage)
+	for _, number := range want {
+		var have uint32
+		if err := binary.Read(r, binary.LittleEndian, &have); err != nil {
+			return fmt.Errorf("cut off: %w", ErrImage)
+		}
+		if uint64(have) != number {
+			return fmt.Errorf("magic number %#x is not %#x of %s: %w", have, number, kind, ErrImage)
+		}
 	}
 	for {
 		var size [4]byte

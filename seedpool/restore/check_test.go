@@ -22,7 +22,10 @@ func frame(t testing.TB, kind string, m proto.Message) []byte {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	for _, n := range []uint32{uint32(magics["IMG_COMMON"]), uint32(magics[kind]), uint32(len(data))} {
+	if kind != "INVENTORY" {
+		_ = binary.Write(&b, binary.LittleEndian, uint32(magics["IMG_COMMON"]))
+	}
+	for _, n := range []uint32{uint32(magics[kind]), uint32(len(data))} {
 		_ = binary.Write(&b, binary.LittleEndian, n)
 	}
 	b.Write(data)
