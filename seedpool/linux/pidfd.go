@@ -139,18 +139,28 @@ func Alive(pid int, start uint64) bool {
 	return err == nil && now == start && state != 'Z' && state != 'X'
 }
 
-// stat reads state and start time. The second field is the program's name in brackets and may hold anything, also brackets.
+// stat reads state and start time of a process.
 func stat(pid int) (state byte, start uint64, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0, 0, err
 	}
+	state, start, err = parseStat(data)
+	if err != nil {
+		return 0, 0, fmt.Errorf("parse %s: %w", path, err)
+	}
+	return state, start, nil
+}
+
+// parseStat finds fields 3 and 22. Field 2 is the program's name in brackets and may hold anything, also brackets.
+func parseStat(data []byte) (state byte, start uint64, err error) {
+	const first, wanted = 3, 22
 	end := bytes.LastIndexByte(data, ')')
 	fields := bytes.Fields(data[end+1:])
-	const startField = 22 - 3
-	if end < 0 || len(fields) <= startField {
-		return 0, 0, fmt.Errorf("parse /proc/%d/stat: %q", pid, data)
+	if end < 0 || len(fields) <= wanted-first {
+		return 0, 0, fmt.Errorf("too short: %q", data)
 	}
-	start, err = strconv.ParseUint(string(fields[startField]), 10, 64)
+	start, err = strconv.ParseUint(string(fields[wanted-first]), 10, 64)
 	return fields[0][0], start, err
 }

@@ -1,13 +1,9 @@
 package linux
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strconv"
-	"time"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,100 +21,45 @@ type Probe struct {
 	// Optional: sprout works without it, with the loss that Needs and Fix name.
 	Optional bool
 	// Run returns nil when it works, an error that wraps ErrUnknown when that could not be found out, and another one when it does not work.
+	// It leaves nothing behind.
 	Run func() error
 }
 
+const newerKernel = "use a newer kernel"
+
 // Probes is the table that `sprout doctor` prints.
 func Probes() []Probe {
-	return []Probe{
-		{"cgroup v2 freezer", "Linux 5.2, cgroup2 mounted below /sys/fs/cgroup", "mount cgroup2 (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd.unified_cgroup_hierarchy=1", false, probeFreezer},
-		{"cgroup.kill", "Linux 5.14", "use a newer kernel", false, probeCgroupKill},
-		{"mounts without a path", "Linux 5.12: open_tree, move_mount, mount_setattr", "use a newer kernel", false, probeDetachedMount},
-		{"overlay file system", "overlay in the kernel", "modprobe overlay", false, probeOverlay},
-		{"exit status by pidfd", "Linux 6.15; without it the keeper tells", "nothing to do: older kernels work, an exit status is lost if the keeper dies first", true, probePidfdExit},
-		{"CAP_SYS_RESOURCE", "to bake apps whose processes run as several users", "run sproutd as full root; without it such apps cannot be baked, all others can", true, probeSysResource},
+	list := []Probe{
+		{Name: "cgroup v2 freezer", Run: probeFreezer, Needs: "Linux 5.2, cgroup2 mounted below /sys/fs/cgroup",
+			Fix: "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1"},
+		{Name: "cgroup.kill", Run: probeCgroupKill, Needs: "Linux 5.14", Fix: newerKernel},
+		{Name: "start in a cgroup", Run: probeStartInCgroup, Needs: "Linux 5.7: clone3 with CLONE_INTO_CGROUP", Fix: newerKernel},
+		{Name: "mounts into a running container", Run: probeDetachedMount, Needs: "Linux 5.12: open_tree, mount_setattr, move_mount", Fix: newerKernel},
+		{Name: "overlay file system", Run: probeOverlay, Needs: "overlay in the kernel", Fix: "modprobe overlay"},
+		{Name: "network namespaces", Run: probeNetNS, Needs: "CONFIG_NET_NS", Fix: "use a kernel built with CONFIG_NET_NS"},
+		{Name: "memfd", Run: probeMemfd, Needs: "Linux 3.17, CONFIG_MEMFD_CREATE", Fix: "use a kernel built with CONFIG_MEMFD_CREATE"},
+		{Name: "exit status by pidfd", Run: probePidfdExit, Optional: true, Needs: "Linux 6.15; without it the keeper tells",
+			Fix: "nothing to do: older kernels work, an exit status is lost if the keeper dies first"},
+		{Name: "userfaultfd minor faults", Run: probeUserfaultfd, Optional: true, Needs: "Linux 5.14; without them each instance has its own copy of its memory",
+			Fix: "use a kernel built with CONFIG_USERFAULTFD, and run sproutd as full root"},
+		{Name: "time namespaces", Run: probeTimeNS, Optional: true, Needs: "Linux 5.6, CONFIG_TIME_NS; without them a woken app sees its monotonic clock jump",
+			Fix: "use a kernel built with CONFIG_TIME_NS"},
+		{Name: "CAP_SYS_RESOURCE", Run: probeSysResource, Optional: true, Needs: "to bake apps whose processes run as several users",
+			Fix: "run sproutd as full root; without it such apps cannot be baked, all others can"},
 	}
+	for i := range list {
+		list[i].Run = asRoot(list[i].Run)
+	}
+	return list
 }
 
-// inProbeCgroup runs fn with a process of its own in a cgroup of its own.
-func inProbeCgroup(fn func(c Cgroup, pid int) error) error {
-	c := Cgroup{Path: "/sprout-probe-" + strconv.Itoa(os.Getpid())}
-	root, err := UnifiedRoot()
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(root+c.Path, 0o755); err != nil {
-		return fmt.Errorf("make a cgroup: %w: %w", ErrUnknown, err)
-	}
-	sleeper := exec.Command("sleep", "60")
-	if err := sleeper.Start(); err != nil {
-		return errors.Join(fmt.Errorf("start a process: %w: %w", ErrUnknown, err), os.Remove(root+c.Path))
-	}
-	err = c.AttachUnified(sleeper.Process.Pid)
-	if err == nil {
-		err = fn(c, sleeper.Process.Pid)
-	}
-	_ = sleeper.Process.Kill()
-	_ = sleeper.Wait()
-	return errors.Join(err, c.Remove())
-}
-
-func probeFreezer() error {
-	return inProbeCgroup(func(c Cgroup, _ int) error {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		return c.Freeze(ctx)
-	})
-}
-
-func probeCgroupKill() error {
-	return inProbeCgroup(func(c Cgroup, _ int) error {
-		file, err := c.unified("cgroup.kill")
-		if err != nil {
-			return err
+// asRoot keeps apart what the kernel cannot do and what the caller may not do.
+func asRoot(run func() error) func() error {
+	return func() error {
+		err := run()
+		if err != nil && unix.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%w, run it as root: %w", ErrUnknown, err)
 		}
-		_, err = os.Stat(file)
-		return err
-	})
-}
-
-func probeDetachedMount() error {
-	tree, err := cloneTree(BindMount{Source: "/", Target: "/", Options: []string{"bind", "ro"}})
-	if err != nil {
 		return err
 	}
-	return tree.Close()
-}
-
-func probeOverlay() error {
-	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("fsopen", err)
-	}
-	return unix.Close(fd)
-}
-
-func probePidfdExit() error {
-	p, err := OpenPidfd(os.Getpid())
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	// A kernel that does not know the request says so; one that does finds that we have not ended.
-	if err := p.info(&info); err != nil && !errors.Is(err, unix.ESRCH) {
-		return os.NewSyscallError("ioctl PIDFD_GET_INFO", err)
-	}
-	return nil
-}
-
-func probeSysResource() error {
-	has, err := HasCapability(unix.CAP_SYS_RESOURCE)
-	if err != nil {
-		return fmt.Errorf("read own capabilities: %w: %w", ErrUnknown, err)
-	}
-	if !has {
-		return errors.New("not held")
-	}
-	return nil
 }

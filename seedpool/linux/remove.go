@@ -17,6 +17,12 @@ const emptyTimeout = 10 * time.Second
 // Remove deletes the cgroup and those below it in every hierarchy. Its processes must be ending (Kill): it waits for them, for ten seconds in all, then it
 // is EBUSY, and the v2 cgroup still exists. A cgroup that does not exist is no error, so a removal that was interrupted can be repeated.
 func (c Cgroup) Remove() error {
+	ctx, cancel := context.WithTimeout(context.Background(), emptyTimeout)
+	defer cancel()
+	return c.remove(ctx)
+}
+
+func (c Cgroup) remove(ctx context.Context) error {
 	list, err := hierarchies()
 	if err != nil {
 		return err
@@ -24,8 +30,6 @@ func (c Cgroup) Remove() error {
 	if err := c.notRoot(); err != nil {
 		return fmt.Errorf("remove cgroup %q: %w", c.Path, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), emptyTimeout)
-	defer cancel()
 	if err := c.waitEvent(ctx, "populated", "0"); err != nil && !isGone(err) {
 		if ctx.Err() != nil {
 			err = unix.EBUSY
