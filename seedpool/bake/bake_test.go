@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 )
 
 // perlServer accepts and closes connections; perl is all that the tiny image has for it.
@@ -29,14 +30,14 @@ func TestBakesWhenReady(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			b.bake(b.options(images.get(t, "tiny-demo"), c.ready, c.args...))
+			b.bake(b.options(imagetest.Get(t, "tiny-demo"), c.ready, c.args...))
 		})
 	}
 }
 
 func TestBakesAWebServiceWarm(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "python-demo"), "http://:8080/")
+	o := b.options(imagetest.Get(t, "python-demo"), "http://:8080/")
 	o.Warmup = 50
 	var last *api.BakeEvent
 	show := o.Progress
@@ -64,7 +65,7 @@ func TestBakesAWebServiceWarm(t *testing.T) {
 
 func TestWarmsUpATCPServer(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", perlServer)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", perlServer)
 	o.Warmup = 20
 	b.bake(o)
 }
@@ -72,7 +73,7 @@ func TestWarmsUpATCPServer(t *testing.T) {
 func TestThreeBakesInARowLeaveNothing(t *testing.T) {
 	b := newBed(t)
 	for range 3 {
-		o := b.options(images.get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
+		o := b.options(imagetest.Get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
 		b.bake(o)
 		for _, option := range o.Overlay {
 			if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
@@ -94,7 +95,7 @@ func (b *bed) lines(o Options) []string {
 func TestAppSeesTheAdaptedSpec(t *testing.T) {
 	b := newBed(t)
 	script := `hostname; sed -n "s/.*:memory:/memory /p" /proc/self/cgroup; cat /sys/class/net/*/operstate; ls /sys/class/net; test -e /late || echo no late; sleep 60`
-	o := b.options(images.get(t, "tiny-demo"), "log=never", "sh", "-c", script)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=never", "sh", "-c", script)
 	o.Spec.Mounts = append(o.Spec.Mounts, specs.Mount{Destination: "/late", Type: "bind", Source: t.TempDir(), Options: []string{"rbind"}})
 	o.LateMounts = []string{"/late"}
 	o.Spec.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/nonexistent"}}}
@@ -106,7 +107,7 @@ func TestAppSeesTheAdaptedSpec(t *testing.T) {
 func TestStandardStreamsAreBlockingPipesOfTheAppsUser(t *testing.T) {
 	b := newBed(t)
 	script := `for fd in 0 1 2; do stat -L -c "%F %u" /proc/self/fd/$fd; grep flags /proc/self/fdinfo/$fd; done; echo again > /dev/stdout; sleep 60`
-	o := b.options(images.get(t, "tiny-demo"), "log=never", "sh", "-c", script)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=never", "sh", "-c", script)
 	o.Spec.Process.User = specs.User{UID: 1000, GID: 1000}
 	want := []string{"fifo 1000", "flags:\t00", "fifo 1000", "flags:\t01", "fifo 1000", "flags:\t01", "again"}
 	if diff := cmp.Diff(want, b.lines(o)); diff != "" {
@@ -140,7 +141,7 @@ func (b *bed) whileBooted(o Options, look func(pid int)) {
 func TestContainerHasTheResourcesAskedAndNoMountOfTheHosts(t *testing.T) {
 	b := newBed(t)
 	limit := int64(256 << 20)
-	o := b.options(images.get(t, "tiny-demo"), "log=x")
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=x")
 	o.Spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 	b.whileBooted(o, func(int) {
 		memory, err := os.ReadFile("/sys/fs/cgroup/memory" + o.CgroupPath + "/memory.limit_in_bytes")
@@ -156,7 +157,7 @@ func TestContainerHasTheResourcesAskedAndNoMountOfTheHosts(t *testing.T) {
 
 func TestProbeAsksARunningContainer(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "tiny-demo"), "log=x", "perl", "-e", perlServer)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=x", "perl", "-e", perlServer)
 	b.whileBooted(o, func(pid int) {
 		for form, want := range map[string]string{
 			"tcp://:7000":       "",
@@ -184,7 +185,7 @@ func TestFileIsLookedUpInsideTheContainer(t *testing.T) {
 	b := newBed(t)
 	outside := filepath.Join(t.TempDir(), "outside")
 	writeFile(t, outside, "")
-	o := b.options(images.get(t, "tiny-demo"), "log=x", "sh", "-c", "ln -s "+outside+" /link; ln -s ../../../../../../../.."+outside+" /dots; exec sleep infinity")
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=x", "sh", "-c", "ln -s "+outside+" /link; ln -s ../../../../../../../.."+outside+" /dots; exec sleep infinity")
 	b.whileBooted(o, func(pid int) {
 		for _, target := range []string{outside, "/link", "/dots", "/proc/1/root/../../.." + outside} {
 			if err := Probe(t.Context(), pid, Readiness{Kind: File, Target: target, Timeout: 300 * time.Millisecond}); err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
@@ -130,7 +131,7 @@ func (b *bed) processes() []string {
 }
 
 // options bakes args, or what the image runs, until ready.
-func (b *bed) options(img *image, ready string, args ...string) Options {
+func (b *bed) options(img *imagetest.Image, ready string, args ...string) Options {
 	b.t.Helper()
 	r, err := ParseReadiness(ready)
 	if err != nil {
@@ -140,11 +141,11 @@ func (b *bed) options(img *image, ready string, args ...string) Options {
 		ID:         "bake",
 		Dir:        filepath.Join(b.dir, "bake"),
 		ImagesDir:  filepath.Join(b.dir, "images"),
-		Overlay:    img.overlay(b.t),
-		Spec:       img.spec(b.t, args...),
+		Overlay:    img.Overlay(b.t),
+		Spec:       img.Spec(b.t, args...),
 		Ready:      r,
-		RuncPath:   tool(b.t, "runc"),
-		CRIU:       restore.CRIU{Path: tool(b.t, "criu")},
+		RuncPath:   imagetest.Tool(b.t, "runc"),
+		CRIU:       restore.CRIU{Path: imagetest.Tool(b.t, "criu")},
 		CgroupPath: b.cgroup + "/bake",
 		Progress: func(e *api.BakeEvent) {
 			b.t.Logf("%s: %s %d/%d", e.GetStep(), e.GetMessage(), e.GetDone(), e.GetTotal())

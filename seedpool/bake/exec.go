@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // execLingers is how long the pipes of a finished exec may stay open: what it left behind must not hold up the bake.
@@ -32,7 +34,10 @@ func (c *container) exec(ctx context.Context, words []string) error {
 		}
 		return cmd.Process.Kill()
 	}
-	if err := cmd.Run(); err != nil {
+	// An exec that outlives us would still write to the directory that CleanupDir removes. The signal comes when the thread ends, hence one
+	// that does nothing else.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := linux.Enter(nil, cmd.Run); err != nil {
 		if line := out.line(); line != "" {
 			return fmt.Errorf("%w: %s", err, line)
 		}

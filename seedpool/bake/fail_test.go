@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
@@ -36,7 +37,7 @@ func TestNotReadyInTimeSaysWhatWasSeen(t *testing.T) {
 	} {
 		t.Run(form, func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), form, "sh", "-c", c.script)
+			o := b.options(imagetest.Get(t, "tiny-demo"), form, "sh", "-c", c.script)
 			o.Ready.Timeout = time.Second
 			e := b.fail(o)
 			if e.Step != StepReady || !strings.Contains(e.Error(), "not ready after 1s") || !strings.Contains(e.Error(), c.last) || !strings.Contains(e.Hint, c.hint) {
@@ -58,7 +59,7 @@ func TestAppThatEndsIsNoticedAtOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), "http://:8080/", "sh", "-c", c.script)
+			o := b.options(imagetest.Get(t, "tiny-demo"), "http://:8080/", "sh", "-c", c.script)
 			o.Spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &small}}
 			began := time.Now()
 			e := b.fail(o)
@@ -77,7 +78,7 @@ func TestAppThatEndsIsNoticedAtOnce(t *testing.T) {
 
 func TestCommandThatIsNotInTheImageIsNamed(t *testing.T) {
 	b := newBed(t)
-	e := b.fail(b.options(images.get(t, "tiny-demo"), "log=x", "/nonexistent/app"))
+	e := b.fail(b.options(imagetest.Get(t, "tiny-demo"), "log=x", "/nonexistent/app"))
 	if e.Step != StepBoot || !strings.Contains(e.Error(), "/nonexistent/app") {
 		t.Errorf("step %s, error %q", e.Step, e)
 	}
@@ -85,7 +86,7 @@ func TestCommandThatIsNotInTheImageIsNamed(t *testing.T) {
 
 func TestErrorsDoNotPrintTheEnvironment(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "tiny-demo"), "http://:8080/", "false")
+	o := b.options(imagetest.Get(t, "tiny-demo"), "http://:8080/", "false")
 	o.Spec.Process.Env = append(o.Spec.Process.Env, "TOKEN=geheim")
 	if e := b.fail(o); strings.Contains(e.Report(), "geheim") {
 		t.Error("the environment is in the report")
@@ -95,7 +96,7 @@ func TestErrorsDoNotPrintTheEnvironment(t *testing.T) {
 func TestRefusedWarmUpRequestEndsTheBake(t *testing.T) {
 	b := newBed(t)
 	once := `use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 7000) or die; for (1 .. 5) { my $c = $s->accept; close $c } close $s; sleep 60`
-	o := b.options(images.get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", once)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", once)
 	o.Warmup = 20
 	e := b.fail(o)
 	if e.Step != StepWarmup || !strings.Contains(e.Error(), "of 20") {
@@ -105,7 +106,7 @@ func TestRefusedWarmUpRequestEndsTheBake(t *testing.T) {
 
 func TestOpenConnectionEndsTheBake(t *testing.T) {
 	b := newBed(t)
-	e := b.fail(b.options(images.get(t, "tiny-demo"), "log=talking", "perl", "-e", perlTalk))
+	e := b.fail(b.options(imagetest.Get(t, "tiny-demo"), "log=talking", "perl", "-e", perlTalk))
 	if e.Step != StepSettle || !strings.Contains(e.Error(), "is open") || e.Hint == "" {
 		t.Errorf("step %s, error %q, hint %q", e.Step, e, e.Hint)
 	}
@@ -113,7 +114,7 @@ func TestOpenConnectionEndsTheBake(t *testing.T) {
 
 func TestFailureOfCRIUShowsItsLogAndAHint(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +134,24 @@ func TestFailureOfCRIUShowsItsLogAndAHint(t *testing.T) {
 	}
 }
 
+// What CRIU says is CRIU's: a hint must follow from what it really writes.
+func TestAppThatCRIUDoesNotDumpGetsAHint(t *testing.T) {
+	for name, c := range map[string]struct{ script, hint string }{
+		"mptcp":       {`use Socket; socket(my $s, AF_INET, SOCK_STREAM, 262) or die; bind($s, sockaddr_in(7000, INADDR_LOOPBACK)) or die; listen($s, 5) or die`, "multipathtcp=0"},
+		"io_uring":    {`syscall(425, 8, my $p = "\0" x 120) > 2 or die`, "UV_USE_IO_URING=0"},
+		"userfaultfd": {`syscall(323, 1) > 2 or die`, "starts cold"},
+		"ghost":       {`open(my $f, ">", "/tmp/big") or die; print $f "x" x 1e6 for 1 .. 80; $f->flush; unlink "/tmp/big"; push @keep, $f`, "deleted file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			e := b.fail(b.options(imagetest.Get(t, "tiny-demo"), "log=up", "perl", "-e", c.script+`; $| = 1; print "up\n"; sleep 600`))
+			if e.Step != StepDump || !strings.Contains(e.Hint, c.hint) || len(e.CRIULog) == 0 {
+				t.Errorf("step %s, log %q, hint %q", e.Step, e.CRIULog, e.Hint)
+			}
+		})
+	}
+}
+
 func TestToolThatIsMissingIsNamed(t *testing.T) {
 	for step, change := range map[Step]func(*Options){
 		StepBoot: func(o *Options) { o.RuncPath = "/nonexistent/runc" },
@@ -140,7 +159,7 @@ func TestToolThatIsMissingIsNamed(t *testing.T) {
 	} {
 		t.Run(string(step), func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
+			o := b.options(imagetest.Get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
 			change(&o)
 			if e := b.fail(o); e.Step != step || !strings.Contains(e.Error(), "/nonexistent/") {
 				t.Errorf("step %s, error %q", e.Step, e)
@@ -164,7 +183,7 @@ func TestWrongOptionsChangeNothing(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), "log=up")
+			o := b.options(imagetest.Get(t, "tiny-demo"), "log=up")
 			change(t, &o)
 			if e := b.fail(o); e.Step != StepPrepare || !strings.Contains(e.Error(), reason) {
 				t.Errorf("step %s, error %q", e.Step, e)
@@ -182,7 +201,7 @@ func TestCancelledBakeLeavesNothing(t *testing.T) {
 	for _, m := range moments {
 		t.Run(fmt.Sprintf("%s %s", m.step, m.after), func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), m.ready, "perl", "-e", perlServer)
+			o := b.options(imagetest.Get(t, "tiny-demo"), m.ready, "perl", "-e", perlServer)
 			o.Warmup = m.warmup
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -199,7 +218,7 @@ func TestCancelledBakeLeavesNothing(t *testing.T) {
 
 func TestBakeCancelledWhileItSettlesLeavesNothing(t *testing.T) {
 	b := newBed(t)
-	o := b.options(images.get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", perlDeaf)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "tcp://:7000", "perl", "-e", perlDeaf)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := Run(ctx, o)
@@ -212,7 +231,7 @@ func TestBakeCancelledBeforeItBeginsMakesNothing(t *testing.T) {
 	b := newBed(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	wasCancelled(t, ctx, b.options(images.get(t, "tiny-demo"), "log=x"), StepPrepare, false)
+	wasCancelled(t, ctx, b.options(imagetest.Get(t, "tiny-demo"), "log=x"), StepPrepare, false)
 }
 
 // wasCancelled bakes. When the bake may have gone on before it noticed, any later step, or none, is right too.

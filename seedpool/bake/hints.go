@@ -11,7 +11,8 @@ var criuHints = []struct {
 	line *regexp.Regexp
 	hint string
 }{
-	{regexp.MustCompile(`(?i)io_uring`),
+	// The kernel lets nobody pass an io_uring over a socket, which is how CRIU asks for the app's files: send_fds fails with EINVAL.
+	{regexp.MustCompile(`(?i)io_uring|send_fds failed \(-22\)`),
 		"the app uses io_uring, which CRIU does not dump: switch it off (node: env UV_USE_IO_URING=0)"},
 	{regexp.MustCompile(`(?i)mptcp|[Uu]nsupported proto(col)? 262`),
 		"the app listens with MPTCP, which CRIU does not dump: switch it off (Go: env GODEBUG=multipathtcp=0)"},

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
@@ -27,14 +28,18 @@ type job struct {
 	Warmup                             int
 }
 
-// doJob bakes and prints each step.
+// doJob bakes and prints each step; it fails, too, when it is not root any more.
 func doJob(file string) int {
 	var j job
-	if err := decode(file, &j); err != nil {
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, &j)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	_, err := Run(context.Background(), Options{
+	_, err = Run(context.Background(), Options{
 		ID: "bake", Dir: j.Dir, ImagesDir: j.ImagesDir, Overlay: j.Overlay, Spec: j.Spec, Ready: j.Ready, Warmup: j.Warmup,
 		RuncPath: j.Runc, CRIU: restore.CRIU{Path: j.CRIU}, CgroupPath: j.Cgroup,
 		Progress: func(e *api.BakeEvent) { fmt.Println(e.GetStep()) },
@@ -43,7 +48,26 @@ func doJob(file string) int {
 		fmt.Fprintln(os.Stderr, report(err))
 		return 1
 	}
+	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 || gid != 0 {
+		fmt.Fprintf(os.Stderr, "the baking process has become user %d, group %d\n", uid, gid)
+		return 1
+	}
 	return 0
+}
+
+// Where CAP_SYS_RESOURCE is missing CRIU needs the app's ids to dump it; the baking process must stay root all the same.
+func TestBakesAnAppOfAnotherUser(t *testing.T) {
+	b := newBed(t)
+	o := b.options(imagetest.Get(t, "tiny-demo"), "log=up", "sh", "-c", "echo up; exec sleep infinity")
+	o.Spec.Process.User = specs.User{UID: 1000, GID: 1000}
+	cmd := jobCommand(t, o)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	if err := os.RemoveAll(o.ImagesDir); err != nil {
+		t.Error(err)
+	}
 }
 
 // moments are when a bake is cut short: so long after the first report of a step.
@@ -73,11 +97,9 @@ func TestCleanupAfterAKillLeavesNothing(t *testing.T) {
 	for _, m := range moments {
 		t.Run(fmt.Sprintf("%s %s", m.step, m.after), func(t *testing.T) {
 			b := newBed(t)
-			o := b.options(images.get(t, "tiny-demo"), m.ready, "perl", "-e", perlServer)
-			killDuring(t, m.step, m.after, job{
-				Dir: o.Dir, ImagesDir: o.ImagesDir, Runc: o.RuncPath, CRIU: o.CRIU.Path, Cgroup: o.CgroupPath,
-				Overlay: o.Overlay, Spec: o.Spec, Ready: o.Ready, Warmup: m.warmup,
-			})
+			o := b.options(imagetest.Get(t, "tiny-demo"), m.ready, "perl", "-e", perlServer)
+			o.Warmup = m.warmup
+			killDuring(t, m.step, m.after, jobCommand(t, o))
 			if err := CleanupDir(t.Context(), o.Dir); err != nil {
 				t.Error(err)
 			}
@@ -90,10 +112,13 @@ func TestCleanupAfterAKillLeavesNothing(t *testing.T) {
 	}
 }
 
-// killDuring starts another process that does j, and kills it some time after it reports step.
-func killDuring(t *testing.T, step Step, after time.Duration, j job) {
+// jobCommand is another process that bakes.
+func jobCommand(t *testing.T, o Options) *exec.Cmd {
 	t.Helper()
-	data, err := json.Marshal(j)
+	data, err := json.Marshal(job{
+		Dir: o.Dir, ImagesDir: o.ImagesDir, Runc: o.RuncPath, CRIU: o.CRIU.Path, Cgroup: o.CgroupPath,
+		Overlay: o.Overlay, Spec: o.Spec, Ready: o.Ready, Warmup: o.Warmup,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +130,12 @@ func killDuring(t *testing.T, step Step, after time.Duration, j job) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), "SPROUT_TEST_JOB="+file)
+	return cmd
+}
+
+// killDuring starts another process that bakes, and kills it some time after it reports step.
+func killDuring(t *testing.T, step Step, after time.Duration, cmd *exec.Cmd) {
+	t.Helper()
 	cmd.Stderr = os.Stderr
 	steps, err := cmd.StdoutPipe()
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 )
 
 // TestMain also plays the CRIU that fails, when the test binary is called criu, and the process that is killed while it bakes.
@@ -16,7 +18,7 @@ func TestMain(m *testing.M) {
 		os.Exit(doJob(job))
 	}
 	code := m.Run()
-	if err := images.remove(); err != nil {
+	if err := imagetest.Remove(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
