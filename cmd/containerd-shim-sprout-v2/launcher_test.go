@@ -269,3 +269,26 @@ func TestLauncherRefusesWhatItDoesNotKnow(t *testing.T) {
 		t.Errorf("-v: %s, %v", out, err)
 	}
 }
+
+func TestIdleShimThatComesTooLateIsUsedAndNotTakenBack(t *testing.T) {
+	h := newHouse(t)
+	h.bundle("c1", `{}`)
+	heard := make(chan bool, 1)
+	h.sproutd(func(p params) string {
+		// It serves in time, but the word of it comes late.
+		l, err := listen(p.Address)
+		if err != nil {
+			heard <- false
+			return `{"error":"no"}`
+		}
+		t.Cleanup(func() { l.Close(); os.Remove(socketPath(p.Address)) })
+		time.AfterFunc(2*assignTimeout, func() { heard <- true })
+		<-heard
+		heard <- true
+		return fmt.Sprintf(`{"address":%q}`, p.Address)
+	})
+	out, err := h.launch("c1", "start", nil)
+	if err != nil || !<-heard || !strings.Contains(out, addressOf("", filepath.Join(h.dir, "c.sock"), "ns", "c1")) {
+		t.Errorf("%s, %v", out, err)
+	}
+}

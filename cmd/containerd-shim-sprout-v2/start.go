@@ -53,15 +53,21 @@ func shimFor(b bootstrap) (string, error) {
 		return p.Address, nil
 	}
 	// SCHED_CORE ties the shim to the process that starts it; an idle one has another.
-	if os.Getenv("SCHED_CORE") == "" {
-		asked := p
-		asked.Env = os.Environ()
-		// Why there is none is sproutd's to log: nothing but the address may be printed here.
-		if address, err := assign(asked); err == nil {
-			return address, nil
-		}
+	if os.Getenv("SCHED_CORE") != "" {
+		return p.Address, spawn(p, nil)
 	}
-	return p.Address, spawn(p)
+	asked := p
+	asked.Env = os.Environ()
+	q, err := ask(asked)
+	if err != nil {
+		return p.Address, spawn(p, nil)
+	}
+	defer q.close()
+	// Why there is none is sproutd's to log: nothing but the address may be printed here.
+	if address, err := q.answer(assignTimeout); err == nil {
+		return address, nil
+	}
+	return p.Address, spawn(p, q)
 }
 
 // oomScore is what the shim's OOM score shall be: one more than containerd's, so that the shim is sooner killed, as containerd's own shims do. nil: not known.
@@ -78,12 +84,17 @@ func oomScore() *int {
 	return &score
 }
 
-// spawn starts a shim that serves at the address of p.
-func spawn(p params) error {
+// spawn starts a shim that serves at the address of p. late is the question that sproutd has not answered in time, if it was asked.
+func spawn(p params, late *question) error {
 	socket, err := listen(p.Address)
 	if errors.Is(err, fs.ErrExist) {
 		// An idle shim that sproutd gave too late, or another launcher for the same pod, was quicker.
-		if living, aerr := alive(p.Address); aerr != nil || living {
+		living, aerr := alive(p.Address)
+		if living && late != nil {
+			// Whatever the answer: once it is here, sproutd does not take its shim back any more.
+			_, _ = late.answer(lateTimeout)
+		}
+		if living || aerr != nil {
 			return aerr
 		}
 		socket, err = listen(p.Address)
