@@ -129,11 +129,18 @@ func addParts(parts map[string]string, prefix string, tree map[string]any) error
 	return nil
 }
 
+// defaultShares is the weight of a cgroup to which none was given.
+const defaultShares json.Number = "1024"
+
 // addResources makes one part of each kind of limit. A kind without limits is the same as none: some clients write it, others leave it out.
 func addResources(parts map[string]string, kinds map[string]any) error {
 	for kind, limits := range kinds {
 		switch l := limits.(type) {
 		case map[string]any:
+			// ctr writes the kernel's default weight, others leave it out; no app can tell the two apart. Each container gets its own at bind.
+			if shares, ok := l["shares"].(json.Number); ok && kind == "cpu" && shares == defaultShares {
+				delete(l, "shares")
+			}
 			if len(l) == 0 {
 				continue
 			}
