@@ -3,7 +3,6 @@ package seedpool
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -76,9 +75,9 @@ func (p *Pool) claim(ctx context.Context, seedID string, who claimant) (*api.Ins
 
 func noneReady(s *seed, died int) error {
 	if died > 0 {
-		return refuse(ReasonSpareDied, fmt.Errorf("seed %s: %d spares had died and no other is ready: %w", s.id, died, errdefs.ErrNotFound))
+		return refuse(ReasonSpareDied, fail(errdefs.ErrNotFound, "seed %s: %d spares had died and no other is ready", s.id, died))
 	}
-	return refuse(ReasonNoSpare, fmt.Errorf("seed %s: no spare is ready: %w", s.id, errdefs.ErrNotFound))
+	return refuse(ReasonNoSpare, fail(errdefs.ErrNotFound, "seed %s: no spare is ready", s.id))
 }
 
 // takeReady moves the spare that has waited longest from ready to claimed; nil: there is none.

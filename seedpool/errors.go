@@ -41,26 +41,37 @@ func ReasonOf(err error) (Reason, bool) {
 	return "", false
 }
 
+// classed is an error of one of errdefs' classes whose text does not end with the name of the class: the user has no use for it.
+type classed struct{ err, class error }
+
+func (c *classed) Error() string        { return c.err.Error() }
+func (c *classed) Unwrap() error        { return c.class }
+func (c *classed) Is(target error) bool { return errors.Is(c.err, target) }
+func (c *classed) As(target any) bool   { return errors.As(c.err, target) }
+
+// fail is fmt.Errorf for an error of a class.
+func fail(class error, format string, args ...any) error {
+	return &classed{fmt.Errorf(format, args...), class}
+}
+
 // toGRPC is the one place where an error becomes the answer of an RPC: what was asked, the error's class, the reason code.
 func toGRPC(what string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = refuse(ReasonDiskFull, fmt.Errorf("%w (%w)", err, errdefs.ErrResourceExhausted))
+		err = refuse(ReasonDiskFull, fail(errdefs.ErrResourceExhausted, "%w", err))
 	}
-	mapped := errgrpc.ToGRPC(fmt.Errorf("%s: %w", what, err))
-	r, ok := errors.AsType[*refusal](err)
-	if !ok {
-		return mapped
+	text := err.Error()
+	if s, ok := status.FromError(err); ok {
+		text = s.Message()
 	}
-	s, ok := status.FromError(mapped)
-	if !ok {
-		return mapped
-	}
-	// A status without the code is still the right answer, with less to say.
-	if detailed, err := s.WithDetails(&api.Refusal{Reason: string(r.reason)}); err == nil {
-		s = detailed
+	s := status.New(status.Code(errgrpc.ToGRPC(err)), what+": "+text)
+	if r, ok := errors.AsType[*refusal](err); ok {
+		// A status without the code is still the right answer, with less to say.
+		if detailed, err := s.WithDetails(&api.Refusal{Reason: string(r.reason)}); err == nil {
+			s = detailed
+		}
 	}
 	return s.Err()
 }

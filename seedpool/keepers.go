@@ -73,7 +73,7 @@ func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", k.paths.KeeperSocket(seed))
 	if err != nil && ctx.Err() == nil {
-		return nil, fmt.Errorf("connect to keeper of seed %s: %w (%w)", seed, err, errdefs.ErrNotFound)
+		return nil, fail(errdefs.ErrNotFound, "connect to keeper of seed %s: %w", seed, err)
 	}
 	if err != nil {
 		return nil, err

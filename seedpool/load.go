@@ -40,7 +40,7 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s.retired {
-		return nil, fmt.Errorf("seed %s was removed: %w", s.meta.Info.Name, errdefs.ErrNotFound)
+		return nil, fail(errdefs.ErrNotFound, "seed %s was removed", s.meta.Info.Name)
 	}
 	s.keeperPID = k.pid
 	return &loaded{keeper: k, spec: spec, meta: s.meta}, nil

@@ -60,7 +60,7 @@ func (p *Pool) explain(err error) error {
 	}
 	for _, dir := range []string{p.paths.InstancesDir(), p.paths.StateDir} {
 		if probe := canWrite(dir); errors.Is(probe, syscall.ENOSPC) || errors.Is(probe, syscall.EDQUOT) {
-			return refuse(ReasonDiskFull, fmt.Errorf("%w (%w: %w)", err, probe, errdefs.ErrResourceExhausted))
+			return refuse(ReasonDiskFull, fail(errdefs.ErrResourceExhausted, "%w (%w)", err, probe))
 		}
 	}
 	return err

@@ -228,7 +228,7 @@ func (p *Pool) settled(ctx context.Context) error {
 	}
 }
 
-var errClosing = fmt.Errorf("sproutd is ending: %w", errdefs.ErrUnavailable)
+var errClosing = fail(errdefs.ErrUnavailable, "sproutd is ending")
 
 // change moves an instance to another phase and writes its row, in one step for every observer. edit may change the rest of the row; nil: nothing.
 func (p *Pool) change(i *instance, to phase, edit func(*api.InstanceRow)) error {
@@ -316,7 +316,7 @@ func (p *Pool) find(namespace, name string) (*seed, error) {
 	if byID != nil {
 		return byID, nil
 	}
-	return nil, fmt.Errorf("seed %q is not in namespace %s (`sprout seed ls` lists what is): %w", name, namespace, errdefs.ErrNotFound)
+	return nil, fail(errdefs.ErrNotFound, "seed %q is not in namespace %s (`sprout seed ls` lists what is)", name, namespace)
 }
 
 // usable is the seed of a namespace with this id, if instances may be made from it; else the refusal says why not.
@@ -325,7 +325,7 @@ func (p *Pool) usable(namespace, id string) (*seed, error) {
 	s := p.seeds[id]
 	p.mu.Unlock()
 	if s == nil || s.namespace != namespace {
-		return nil, refuse(ReasonNoSeed, fmt.Errorf("seed %q is not in namespace %s: %w", id, namespace, errdefs.ErrNotFound))
+		return nil, refuse(ReasonNoSeed, fail(errdefs.ErrNotFound, "seed %q is not in namespace %s", id, namespace))
 	}
 	return s, p.refusal(s)
 }
@@ -339,9 +339,9 @@ func (p *Pool) refusal(s *seed) error {
 	case seedReady:
 		return nil
 	case seedBad:
-		return refuse(ReasonSeedBad, fmt.Errorf("seed %s is bad: %s: %w", info.Name, info.Reason, errdefs.ErrDataLoss))
+		return refuse(ReasonSeedBad, fail(errdefs.ErrDataLoss, "seed %s is bad: %s", info.Name, info.Reason))
 	default:
-		return refuse(ReasonSeedStale, fmt.Errorf("seed %s is stale: %s: %w", info.Name, info.Reason, errdefs.ErrFailedPrecondition))
+		return refuse(ReasonSeedStale, fail(errdefs.ErrFailedPrecondition, "seed %s is stale: %s", info.Name, info.Reason))
 	}
 }
 

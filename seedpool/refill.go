@@ -147,7 +147,7 @@ func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
 		return i, err
 	}
 	if !linux.Alive(int(made.Pid), made.StartTime) {
-		return i, fmt.Errorf("make instance %s: it has ended: %w", i.id, errdefs.ErrUnavailable)
+		return i, fail(errdefs.ErrUnavailable, "make instance %s: it has ended", i.id)
 	}
 	return i, p.record(i, made)
 }
@@ -176,7 +176,7 @@ func (p *Pool) setPool(s *seed, want uint32) error {
 	}
 	p.mu.Unlock()
 	if retired {
-		return fmt.Errorf("seed %s was removed: %w", s.id, errdefs.ErrNotFound)
+		return fail(errdefs.ErrNotFound, "seed %s was removed", s.id)
 	}
 	p.dropLater(extra)
 	p.stir()

@@ -39,7 +39,7 @@ func newID() string {
 // checkName refuses what cannot be the name of a seed.
 func checkName(name string) error {
 	if len(name) > maxName || !namePattern.MatchString(name) {
-		return fmt.Errorf("seed name %q: at most %d letters and digits with single dots, dashes and underscores between them: %w", name, maxName, errdefs.ErrInvalidArgument)
+		return fail(errdefs.ErrInvalidArgument, "seed name %q: at most %d letters and digits with single dots, dashes and underscores between them", name, maxName)
 	}
 	return nil
 }
@@ -47,7 +47,7 @@ func checkName(name string) error {
 // checkNamespace refuses what containerd does not accept as a namespace: it becomes a part of paths.
 func checkNamespace(namespace string) error {
 	if len(namespace) > 76 || !namespacePattern.MatchString(namespace) {
-		return fmt.Errorf("containerd namespace %q: %w", namespace, errdefs.ErrInvalidArgument)
+		return fail(errdefs.ErrInvalidArgument, "containerd namespace %q: not a name that containerd takes", namespace)
 	}
 	return nil
 }
@@ -58,7 +58,7 @@ func checkContainer(namespace, id string) error {
 		return err
 	}
 	if len(id) > 76 || !idPattern.MatchString(id) {
-		return fmt.Errorf("container id %q: %w", id, errdefs.ErrInvalidArgument)
+		return fail(errdefs.ErrInvalidArgument, "container id %q: not an id that containerd takes", id)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func cleanLateMounts(mounts []string) ([]string, error) {
 	for _, m := range mounts {
 		c := path.Clean(m)
 		if !path.IsAbs(m) || c == "/" || c == "/proc" || c == "/sys" || c == "/dev" {
-			return nil, fmt.Errorf("late mount %q: want the absolute path of a volume: %w", m, errdefs.ErrInvalidArgument)
+			return nil, fail(errdefs.ErrInvalidArgument, "late mount %q: want the absolute path of a volume", m)
 		}
 		clean = append(clean, c)
 	}

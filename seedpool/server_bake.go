@@ -69,24 +69,24 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 		r.Mode = modeClone
 	}
 	if r.Mode != modeClone {
-		return nil, fmt.Errorf("mode %q: want %s: %w", r.Mode, modeClone, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "mode %q: want %s", r.Mode, modeClone)
 	}
 	o := &order{request: r, spec: new(specs.Spec)}
 	if err := json.Unmarshal(r.Spec, o.spec); err != nil {
-		return nil, fmt.Errorf("read spec: %w (%w)", err, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "read spec: %w", err)
 	}
 	var err error
 	if o.key, err = KeyOf(o.spec); err != nil {
-		return nil, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	if o.ready, err = bake.ReadinessOf(r.Ready); err != nil {
-		return nil, fmt.Errorf("%w (%w)", err, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	if r.LateMounts, err = cleanLateMounts(r.LateMounts); err != nil {
 		return nil, err
 	}
 	if p.host == nil {
-		return nil, fmt.Errorf("%s does not run: install CRIU 4.2 or later, name it in sproutd's configuration (criu = …) and restart sproutd: %w", p.criu.Path, errdefs.ErrFailedPrecondition)
+		return nil, fail(errdefs.ErrFailedPrecondition, "%s does not run: install CRIU 4.2 or later, name it in sproutd's configuration (criu = …) and restart sproutd", p.criu.Path)
 	}
 	return o, nil
 }
@@ -97,7 +97,7 @@ func (p *Pool) beginBake(namespace, name string) (done func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.baking[key] {
-		return nil, fmt.Errorf("a bake of seed %s in namespace %s is under way: wait until it has ended, or end it: %w", name, namespace, errdefs.ErrAlreadyExists)
+		return nil, fail(errdefs.ErrAlreadyExists, "a bake of seed %s in namespace %s is under way: wait until it has ended, or end it", name, namespace)
 	}
 	p.baking[key] = true
 	return func() {

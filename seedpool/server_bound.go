@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -18,7 +17,7 @@ func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty,
 	p := s.pool
 	i := p.instance(r.Instance)
 	if i == nil {
-		return nil, fmt.Errorf("instance %q: %w", r.Instance, errdefs.ErrNotFound)
+		return nil, fail(errdefs.ErrNotFound, "instance %q is not known", r.Instance)
 	}
 	if err := p.bound(i); err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ func (s *service) Lookup(ctx context.Context, r *api.LookupRequest) (_ *api.Look
 		return nil, err
 	}
 	if r.Key == nil {
-		return nil, fmt.Errorf("key is missing: %w", errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "key is missing")
 	}
 	chain, pristine, err := s.pool.rootfs.Chain(ctx, r.Upperdir)
 	switch {

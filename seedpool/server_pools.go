@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -19,7 +18,7 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 		return nil, err
 	}
 	if r.Spares > math.MaxInt16 {
-		return nil, fmt.Errorf("%d spares: want at most %d: %w", r.Spares, math.MaxInt16, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "%d spares: want at most %d", r.Spares, math.MaxInt16)
 	}
 	one, err := s.pool.find(r.Namespace, r.Seed)
 	if err != nil {

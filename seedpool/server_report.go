@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/containerd/errdefs"
 
@@ -14,7 +13,7 @@ func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty,
 	defer func() { err = toGRPC("report start", err) }()
 	start := r.Start
 	if start == nil {
-		return nil, fmt.Errorf("start is missing: %w", errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "start is missing")
 	}
 	if err := checkContainer(start.Namespace, start.Id); err != nil {
 		return nil, err

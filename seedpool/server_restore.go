@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"fmt"
 	"path"
 
 	"github.com/containerd/errdefs"
@@ -19,10 +18,10 @@ func (s *service) Restore(ctx context.Context, r *api.RestoreRequest) (_ *api.Re
 		return nil, err
 	}
 	if !path.IsAbs(r.Cgroup) || path.Clean(r.Cgroup) != r.Cgroup || r.Cgroup == "/" {
-		return nil, fmt.Errorf("cgroup %q: want a clean absolute path: %w", r.Cgroup, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "cgroup %q: want a clean absolute path", r.Cgroup)
 	}
 	if r.Netns != "" && !path.IsAbs(r.Netns) {
-		return nil, fmt.Errorf("network namespace %q: want an absolute path: %w", r.Netns, errdefs.ErrInvalidArgument)
+		return nil, fail(errdefs.ErrInvalidArgument, "network namespace %q: want an absolute path", r.Netns)
 	}
 	inst, phases, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, place{r.Cgroup, r.Netns})
 	if err != nil {
