@@ -3,6 +3,7 @@ package bake
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -17,11 +18,12 @@ func whileAlive(ctx context.Context, gone <-chan struct{}, ended func() error, d
 	doing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	finished := make(chan error, 1)
-	go func() { finished <- do(doing) }()
+	var running sync.WaitGroup
+	running.Go(func() { finished <- do(doing) })
 	select {
 	case <-gone:
 		cancel()
-		<-finished
+		running.Wait()
 		return ended()
 	case err := <-finished:
 		if err != nil && ctx.Err() == nil {

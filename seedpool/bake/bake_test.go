@@ -15,8 +15,8 @@ import (
 	"github.com/sproutrun/sprout/seedpool/imagetest"
 )
 
-// perlServer accepts and closes connections; perl is all that the tiny image has for it.
-const perlServer = `use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 7000, ReuseAddr => 1) or die; while (1) { my $c = $s->accept or next; close $c }`
+// perlServer accepts connections, reads what comes first and answers nothing; perl is all that the tiny image has for it.
+const perlServer = `use IO::Socket::INET; my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 7000, ReuseAddr => 1) or die; while (1) { my $c = $s->accept or next; sysread $c, my $x, 4096; close $c }`
 
 func TestBakesWhenReady(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -204,10 +204,11 @@ func (c *container) stop(ctx context.Context, cgroup linux.Cgroup) error {
 // close gives back what this process holds of the container, which must have ended.
 func (c *container) close() {
 	if c.streams != nil {
-		c.streams.Close()
+		// Half of them are closed already, which is all that it could say.
+		_ = c.streams.Close()
 		c.logs.readers.Wait()
 	}
-	c.netns.Close()
+	_ = c.netns.Close()
 }
 
 func (c *container) pidFile() string { return filepath.Join(c.dir, "init.pid") }

@@ -33,8 +33,12 @@ func TestLineMatchesOnEitherStream(t *testing.T) {
 	l.follow(out)
 	l.follow(strings.NewReader("ready\nready x\nready 7\n"))
 	<-l.matched
-	io.WriteString(outWriter, "ready 8\n")
-	outWriter.Close()
+	if _, err := io.WriteString(outWriter, "ready 8\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := outWriter.Close(); err != nil {
+		t.Fatal(err)
+	}
 	l.readers.Wait()
 }
 

@@ -36,12 +36,12 @@ func TestWaitingCountsItsSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent []uint32
 		p := newProgress(func(e *api.BakeEvent) { sent = append(sent, e.GetDone()) })
-		p.during(func() error {
+		err := p.during(func() error {
 			p.wait(StepReady, "x", time.Now(), time.Minute)
 			time.Sleep(2*time.Second + time.Millisecond)
 			return nil
 		})
-		if diff := cmp.Diff([]uint32{0, 1, 2}, sent); diff != "" {
+		if diff := cmp.Diff([]uint32{0, 1, 2}, sent); err != nil || diff != "" {
 			t.Error(diff)
 		}
 	})

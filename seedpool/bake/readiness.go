@@ -19,15 +19,15 @@ import (
 type Kind string
 
 const (
-	// HTTP: a GET of the target URL is answered with a status from 200 to 399.
+	// HTTP is ready when a GET of the target URL is answered with a status from 200 to 399.
 	HTTP Kind = "http"
-	// TCP: a connection to the target address is accepted.
+	// TCP is ready when a connection to the target address is accepted.
 	TCP Kind = "tcp"
-	// Log: a line on stdout or stderr matches the target, a regular expression.
+	// Log is ready when a line on stdout or stderr matches the target, a regular expression.
 	Log Kind = "log"
-	// File: the target, an absolute path, exists inside the container.
+	// File is ready when the target, an absolute path, exists inside the container.
 	File Kind = "file"
-	// Exec: the target, a command line, run inside the container as the app's user, exits with 0.
+	// Exec is ready when the target, a command line, run inside the container as the app's user, exits with 0.
 	Exec Kind = "exec"
 )
 

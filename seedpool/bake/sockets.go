@@ -44,7 +44,7 @@ func tcpSockets(pid int) ([]tcpSocket, error) {
 			return nil, err
 		}
 		sockets, err := parseSockets(f)
-		f.Close()
+		_ = f.Close()
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 		}

@@ -26,7 +26,10 @@ func someSpec() *specs.Spec {
 			CgroupsPath: "/default/c1",
 			Resources:   &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}},
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.PIDNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace},
 				{Type: specs.NetworkNamespace, Path: "/var/run/netns/pod"},
 			},
 		},

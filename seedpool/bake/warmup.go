@@ -60,8 +60,10 @@ func settle(ctx context.Context, pid int) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-deadline.C:
-			return hinted{fmt.Errorf("after %s %s", settleWithin, open),
-				"an image holds no connection: it would be cut in every instance. Make the app connect later, or close when it is idle"}
+			return hinted{
+				fmt.Errorf("after %s %s", settleWithin, open),
+				"an image holds no connection: it would be cut in every instance. Make the app connect later, or close when it is idle",
+			}
 		}
 	}
 }
