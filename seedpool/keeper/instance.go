@@ -98,21 +98,9 @@ func (i *instance) house(o *restore.Options, spec *specs.Spec, overlay []string)
 	if o.Aside, err = ownCgroup(); err != nil {
 		return err
 	}
-	o.CgroupNS = hasCgroupNS(spec)
-	o.Staged, err = restore.Stage(i.dir, overlay, spec)
+	o.CgroupNS = restore.HasCgroupNS(spec)
+	o.Staged, err = restore.Stage(restore.StageOptions{Dir: i.dir, ImagesDir: o.ImagesDir, Overlay: overlay, Spec: spec, Cgroup: i.cgroup})
 	return err
-}
-
-func hasCgroupNS(spec *specs.Spec) bool {
-	if spec.Linux == nil {
-		return false
-	}
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Type == specs.CgroupNamespace {
-			return true
-		}
-	}
-	return false
 }
 
 // open makes the named pipes of the standard streams, holds them, and opens the instance's own ends.

@@ -22,16 +22,22 @@ func SeqpacketPair(name string) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name+"-peer"), nil
 }
 
+// keep is the id that leaves an id as it is: -1.
+const keep = ^uintptr(0)
+
 // StartAs starts a command whose real user and group are the given ones while its effective ones stay root's. A process may change the resource limits of
 // another when its real, effective and saved ids are all its own real ids, also without CAP_SYS_RESOURCE (prlimit(2)).
 func StartAs(c *exec.Cmd, uid, gid int) error {
 	return Enter(nil, func() error {
-		// Both calls change the calling thread only; the child starts as a copy of it, and the thread is thrown away.
-		if err := unix.Setresgid(gid, -1, -1); err != nil {
-			return fmt.Errorf("set real group %d: %w", gid, os.NewSyscallError("setresgid", err))
-		}
-		if err := unix.Setresuid(uid, -1, -1); err != nil {
-			return fmt.Errorf("set real user %d: %w", uid, os.NewSyscallError("setresuid", err))
+		// By raw calls: those of the library change all threads of the process. The child starts as a copy of this one, which is thrown away.
+		for _, id := range []struct {
+			call uintptr
+			name string
+			id   int
+		}{{unix.SYS_SETRESGID, "setresgid", gid}, {unix.SYS_SETRESUID, "setresuid", uid}} {
+			if _, _, errno := unix.RawSyscall(id.call, uintptr(id.id), keep, keep); errno != 0 {
+				return fmt.Errorf("set real id %d: %w", id.id, os.NewSyscallError(id.name, errno))
+			}
 		}
 		return c.Start()
 	})

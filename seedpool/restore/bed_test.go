@@ -270,13 +270,13 @@ func (b *bed) tryRestore(ctx context.Context, s *seed) (*instance, error) {
 	stdin, out := b.pipe(), b.pipe()
 	i.netns, i.stdout = ns, out[0]
 	from := time.Now()
-	staged, err := Stage(dir, overlay, s.spec)
+	staged, err := Stage(StageOptions{Dir: dir, ImagesDir: s.images, Overlay: overlay, Spec: s.spec, Cgroup: i.cgroup})
 	if err != nil {
 		return nil, err
 	}
 	i.phases = []Phase{{"stage", time.Since(from)}}
 	pid, phases, err := Restore(ctx, b.criu, Options{
-		ImagesDir: s.images, WorkDir: dir, Staged: staged, NetNS: ns, Cgroup: i.cgroup, Aside: b.cgroup("aside"),
+		ImagesDir: s.images, WorkDir: dir, Staged: staged, NetNS: ns, Cgroup: i.cgroup, Aside: b.cgroup("aside"), CgroupNS: HasCgroupNS(s.spec),
 		StdioKeys: s.StdioKeys, Stdio: [3]*os.File{stdin[0], out[1], out[1]},
 	})
 	from = time.Now()

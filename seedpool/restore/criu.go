@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
@@ -37,22 +38,41 @@ func (c CRIU) Version(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("ask %s for its version: it says %q", c.Path, out)
 }
 
-// firstFD is the number that the first inherited file has in CRIU: after the standard streams and the request socket.
-const firstFD = 4
+// Warm fills CRIU's cache in the calling thread's mount namespace, which would cost the first restore 20 ms. It fails when CRIU does not work here.
+func (c CRIU) Warm() error {
+	out, err := exec.Command(c.Path, "check").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("run %s check: %w: %s", c.Path, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
 
-// message bounds one answer of CRIU's.
-const message = 64 << 10
+const (
+	// firstFD is the number that the first inherited file has in CRIU: after the standard streams and the request socket.
+	firstFD = 4
+	// message bounds one answer of CRIU's, in bytes.
+	message = 64 << 10
+	// outputDelay bounds how long the end of CRIU's output is waited for once CRIU has ended.
+	outputDelay = time.Second
+	// logLevel has CRIU log errors and warnings.
+	logLevel = 2
+)
+
+// logName is CRIU's log in the work directory.
+func logName(op string) string { return op + ".log" }
 
 // session is one `criu swrk`: a process that serves one request on a socket.
 type session struct {
 	cmd    *exec.Cmd
 	socket *os.File
 	output bytes.Buffer
-	// notify is called for each of CRIU's notifications; an error makes CRIU give up.
+	// notify is called for each of CRIU's notifications, while CRIU waits; an error ends the session.
 	notify func(script string, pid int) error
+	// abort is called when the context of the request ends.
+	abort func()
 }
 
-// start runs CRIU with files that the request refers to by number, from firstFD on. A process of CRIU's is started by run, which may put it elsewhere.
+// start runs CRIU with files that the request refers to by number, from firstFD on. run starts the command, which may take other ids or another place.
 func (c CRIU) start(files []*os.File, attr *syscall.SysProcAttr, run func(*exec.Cmd) error) (*session, error) {
 	ours, theirs, err := linux.SeqpacketPair("criu")
 	if err != nil {
@@ -64,15 +84,17 @@ func (c CRIU) start(files []*os.File, attr *syscall.SysProcAttr, run func(*exec.
 	s.cmd.ExtraFiles = append([]*os.File{theirs}, files...)
 	s.cmd.SysProcAttr = attr
 	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	// The restored processes may inherit the pipe of the output and must not keep us.
+	s.cmd.WaitDelay = outputDelay
 	if err := run(s.cmd); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", c.Path, err), ours.Close())
 	}
 	return s, nil
 }
 
-// request sends one request and serves CRIU's notifications until the answer comes. A context that ends kills CRIU.
+// request sends one request and serves CRIU's notifications until the answer comes.
 func (s *session) request(ctx context.Context, kind rpc.CriuReqType, opts *rpc.CriuOpts) (*rpc.CriuResp, error) {
-	stop := context.AfterFunc(ctx, func() { _ = s.cmd.Process.Kill() })
+	stop := context.AfterFunc(ctx, s.abort)
 	defer stop()
 	if err := s.send(&rpc.CriuReq{Type: &kind, Opts: opts}); err != nil {
 		return nil, err
@@ -84,9 +106,9 @@ func (s *session) request(ctx context.Context, kind rpc.CriuReqType, opts *rpc.C
 		}
 		if resp.GetType() != rpc.CriuReqType_NOTIFY {
 			if !resp.GetSuccess() {
-				return nil, fmt.Errorf("criu answers: %s (errno %d)", orNothing(resp.GetCrErrmsg()), resp.GetCrErrno())
+				return nil, errors.Join(ctx.Err(), refusal(resp))
 			}
-			return resp, nil
+			return resp, ctx.Err()
 		}
 		failed := s.notify(resp.GetNotify().GetScript(), int(resp.GetNotify().GetPid()))
 		answer := &rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(failed == nil)}
@@ -102,7 +124,7 @@ func (s *session) send(req *rpc.CriuReq) error {
 		return fmt.Errorf("encode request: %w", err)
 	}
 	if _, err := s.socket.Write(data); err != nil {
-		return fmt.Errorf("send request to criu: %w", err)
+		return fmt.Errorf("send request: %w", err)
 	}
 	return nil
 }
@@ -110,15 +132,15 @@ func (s *session) send(req *rpc.CriuReq) error {
 func (s *session) receive() (*rpc.CriuResp, error) {
 	buf := make([]byte, message)
 	n, err := s.socket.Read(buf)
-	if errors.Is(err, io.EOF) || n == 0 {
-		return nil, errors.New("criu ended without an answer")
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || err == nil && n == 0 {
+		return nil, errEnded
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read answer of criu: %w", err)
+		return nil, fmt.Errorf("read answer: %w", err)
 	}
 	resp := new(rpc.CriuResp)
 	if err := proto.Unmarshal(buf[:n], resp); err != nil {
-		return nil, fmt.Errorf("decode answer of criu: %w", err)
+		return nil, fmt.Errorf("decode answer: %w", err)
 	}
 	return resp, nil
 }
@@ -127,55 +149,6 @@ func (s *session) receive() (*rpc.CriuResp, error) {
 func (s *session) end() {
 	_ = s.socket.Close()
 	_ = s.cmd.Wait()
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "no reason given"
-	}
-	return s
-}
-
-// logLines is how many of the last lines of CRIU's log an error carries.
-const logLines = 20
-
-// Error is a dump or restore that failed, with what CRIU wrote last.
-type Error struct {
-	// Op is dump or restore.
-	Op string
-	// Log holds the last lines of CRIU's log, oldest first; empty when it wrote none.
-	Log []string
-	Err error
-}
-
-func (e *Error) Error() string {
-	text := e.Op + " with criu: " + e.Err.Error()
-	for i := len(e.Log) - 1; i >= 0; i-- {
-		// The first error from the end is what the reader wants; the rest is in Log.
-		if strings.Contains(e.Log[i], "Error (") {
-			return text + ": " + strings.TrimSpace(e.Log[i])
-		}
-	}
-	return text
-}
-
-func (e *Error) Unwrap() error { return e.Err }
-
-// newError adds the end of CRIU's log, or of what it printed when it did not get as far as to open one.
-func newError(op, log string, s *session, err error) *Error {
-	e := &Error{Op: op, Err: err}
-	data, readErr := os.ReadFile(log)
-	if readErr != nil && s != nil {
-		data = s.output.Bytes()
-	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	if len(lines) > logLines {
-		lines = lines[len(lines)-logLines:]
-	}
-	if len(lines) > 1 || lines[0] != "" {
-		e.Log = lines
-	}
-	return e
 }
 
 // openDirs opens directories that CRIU reaches through this process.

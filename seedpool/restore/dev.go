@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -12,12 +13,26 @@ import (
 
 // devices are in every container, as the runtime spec demands.
 var devices = []specs.LinuxDevice{
-	{Path: "/dev/null", Type: "c", Major: 1, Minor: 3}, {Path: "/dev/zero", Type: "c", Major: 1, Minor: 5}, {Path: "/dev/full", Type: "c", Major: 1, Minor: 7},
-	{Path: "/dev/random", Type: "c", Major: 1, Minor: 8}, {Path: "/dev/urandom", Type: "c", Major: 1, Minor: 9}, {Path: "/dev/tty", Type: "c", Major: 5, Minor: 0},
+	{Path: "/dev/null", Type: "c", Major: 1, Minor: 3},
+	{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5},
+	{Path: "/dev/full", Type: "c", Major: 1, Minor: 7},
+	{Path: "/dev/random", Type: "c", Major: 1, Minor: 8},
+	{Path: "/dev/urandom", Type: "c", Major: 1, Minor: 9},
+	{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0},
 }
 
+// kcore is the link that runc makes only on kernels that have its target.
+const kcore = "core"
+
 // links are the symlinks that runc makes in /dev.
-var links = [][2]string{{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}}
+var links = [][2]string{
+	{"/proc/kcore", kcore},
+	{"/proc/self/fd", "fd"},
+	{"/proc/self/fd/0", "stdin"},
+	{"/proc/self/fd/1", "stdout"},
+	{"/proc/self/fd/2", "stderr"},
+	{"pts/ptmx", "ptmx"},
+}
 
 // fillDev puts device nodes, links and mount points into a container's fresh /dev.
 func fillDev(dir string, spec *specs.Spec) error {
@@ -36,17 +51,20 @@ func fillDev(dir string, spec *specs.Spec) error {
 			return err
 		}
 	}
-	if _, err := os.Lstat("/proc/kcore"); err == nil {
-		if err := os.Symlink("/proc/kcore", filepath.Join(dir, "core")); err != nil {
-			return err
-		}
-	}
 	for _, link := range links {
+		if _, err := os.Lstat(link[0]); link[1] == kcore && err != nil {
+			continue
+		}
 		if err := os.Symlink(link[0], filepath.Join(dir, link[1])); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isDevLink says whether a name in /dev is one of the usual links.
+func isDevLink(name string) bool {
+	return slices.ContainsFunc(links, func(link [2]string) bool { return link[1] == name })
 }
 
 func makeDevice(path string, d specs.LinuxDevice) error {

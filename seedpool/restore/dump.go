@@ -41,18 +41,17 @@ type Dumped struct {
 	Processes, Threads int
 }
 
-// Dump writes the image of a container and ends the container. The error is an *Error.
+// Dump writes the image of a container and ends the container. The error is an *Error; then the container may still run, and what is in ImagesDir is no image.
 func Dump(ctx context.Context, c CRIU, o DumpOptions) (Dumped, error) {
-	log := filepath.Join(o.WorkDir, "dump.log")
 	d, s, err := dump(ctx, c, o)
 	if err != nil {
-		return Dumped{}, newError("dump", log, s, err)
+		return Dumped{}, newError("dump", filepath.Join(o.WorkDir, logName("dump")), s, err)
 	}
 	return d, nil
 }
 
 func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err error) {
-	if d, err = examine(o.PID); err != nil {
+	if d, err = examine(o.PID, o.Spec); err != nil {
 		return d, nil, err
 	}
 	for _, dir := range []string{o.ImagesDir, o.WorkDir} {
@@ -74,13 +73,20 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 		return d, nil, err
 	}
 	defer s.end()
-	s.notify = func(string, int) error { return nil }
+	s.abort = func() { _ = s.cmd.Process.Kill() }
+	s.notify = func(script string, _ int) error {
+		if script != "post-dump" {
+			return nil
+		}
+		// The processes still stand; with an error they go on, otherwise CRIU ends them.
+		return packAll(o.PID, o.ImagesDir, o.Spec)
+	}
 	_, err = s.request(ctx, rpc.CriuReqType_DUMP, opts)
 	return d, s, err
 }
 
-// examine looks at what the image will not say: the standard streams' names and how much there is.
-func examine(pid int) (d Dumped, err error) {
+// examine looks at what the image will not say: the standard streams' names, how much there is, and what CRIU would dump and nobody could restore.
+func examine(pid int, spec *specs.Spec) (d Dumped, err error) {
 	for i := range d.StdioKeys {
 		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, i))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -101,32 +107,22 @@ func examine(pid int) (d Dumped, err error) {
 		}
 		d.Processes, d.Threads = d.Processes+1, d.Threads+len(tids)
 	}
-	return d, nil
+	return d, errors.Join(knownMounts(pid, spec), ownPipes(pids, d.StdioKeys[:]))
 }
 
 // family lists a process and its descendants.
 func family(pid int) ([]int, error) {
 	list := []int{pid}
-	tids, err := linux.Threads(pid)
+	children, err := linux.Children(pid)
 	if err != nil {
 		return nil, err
 	}
-	for _, tid := range tids {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
+	for _, child := range children {
+		below, err := family(child)
 		if err != nil {
 			return nil, err
 		}
-		for _, field := range strings.Fields(string(data)) {
-			var child int
-			if _, err := fmt.Sscan(field, &child); err != nil {
-				return nil, err
-			}
-			below, err := family(child)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, below...)
-		}
+		list = append(list, below...)
 	}
 	return list, nil
 }
@@ -140,8 +136,9 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 		Pid:               proto.Int32(int32(o.PID)),
 		ImagesDirFd:       dirFD(dirs[0]),
 		WorkDirFd:         dirFD(dirs[1]),
-		LogFile:           proto.String("dump.log"),
-		LogLevel:          proto.Int32(2),
+		LogFile:           proto.String(logName("dump")),
+		LogLevel:          proto.Int32(logLevel),
+		NotifyScripts:     proto.Bool(true),
 		External:          []string{fmt.Sprintf("net[%d]:%s", netns.Ino, netnsKey)},
 		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
 		// The lock method is stored in the image and wins at restore; anything but SKIP costs each restore 60 ms of iptables.
@@ -150,7 +147,7 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 		FileLocks:   proto.Bool(true),
 		GhostLimit:  proto.Uint32(ghostLimit),
 	}
-	points, err := externals(o.PID)
+	_, points, err := mountPoints(o.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +163,10 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 	if err != nil {
 		return err
 	}
+	privileged, err := linux.HasCapability(capSysResource)
+	if err != nil {
+		return err
+	}
 	return linux.Enter(nil, func() error {
 		if err := linux.PrivateMounts(); err != nil {
 			return err
@@ -177,7 +178,7 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 		if err := (CRIU{Path: cmd.Path}).Warm(); err != nil {
 			return err
 		}
-		if creds.Uids[0] == 0 && creds.Gids[0] == 0 {
+		if privileged || creds.Uids[0] == 0 && creds.Gids[0] == 0 {
 			return cmd.Start()
 		}
 		return linux.StartAs(cmd, creds.Uids[0], creds.Gids[0])

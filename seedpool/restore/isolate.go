@@ -3,12 +3,13 @@ package restore
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
+
+// capSysResource is CAP_SYS_RESOURCE (capability.h).
+const capSysResource = 24
 
 // criuRunDir is where CRIU keeps its cache about the kernel, and only if it is a tmpfs: the cache must not outlive the boot.
 const criuRunDir = "/run"
@@ -25,7 +26,6 @@ func Isolate(dir string) error {
 // hideOpenFilesLimit puts a file with our own hard limit over fs.nr_open. CRIU raises its limit of open files to that value, which takes
 // CAP_SYS_RESOURCE; with the capability nothing is hidden.
 func hideOpenFilesLimit(dir string) error {
-	const capSysResource = 24
 	has, err := linux.HasCapability(capSysResource)
 	if err != nil || has {
 		return err
@@ -74,13 +74,4 @@ func mirror(from, to string, entry os.DirEntry) error {
 		return err
 	}
 	return linux.Bind(from, to, false, true)
-}
-
-// Warm fills CRIU's cache in the calling process's mount namespace, which would cost the first restore 20 ms.
-func (c CRIU) Warm() error {
-	out, err := exec.Command(c.Path, "check").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("run %s check: %w: %s", c.Path, err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

@@ -8,24 +8,20 @@ import (
 
 // native are the file systems that CRIU mounts itself, because what they show depends on the namespaces it makes. All others are prepared outside and
 // bound: CRIU would pack the files of a tmpfs into the image and unpack them with tar, 3 to 4 ms each.
-var native = map[string]bool{"proc": true, "sysfs": true, "mqueue": true, "cgroup": true, "cgroup2": true}
+var native = map[string]bool{"proc": true, "sysfs": true, "mqueue": true}
 
-// externals lists the mount points of a container that are prepared outside CRIU.
-func externals(pid int) ([]string, error) {
+// mountPoints lists the mount points of a process, and those of them that are prepared outside CRIU.
+func mountPoints(pid int) (all map[string]bool, external []string, err error) {
 	list, err := mountinfo.PidMountInfo(pid)
 	if err != nil {
-		return nil, fmt.Errorf("read mounts of %d: %w", pid, err)
+		return nil, nil, fmt.Errorf("read mounts of %d: %w", pid, err)
 	}
-	var points []string
+	all = make(map[string]bool, len(list))
 	for _, m := range list {
+		all[m.Mountpoint] = true
 		if m.Mountpoint != "/" && !native[m.FSType] {
-			points = append(points, m.Mountpoint)
+			external = append(external, m.Mountpoint)
 		}
 	}
-	return points, nil
-}
-
-// External is a mount of an instance that CRIU binds: Point inside the container, Source where Stage has prepared it.
-type External struct {
-	Point, Source string
+	return all, external, nil
 }

@@ -24,7 +24,7 @@ type Options struct {
 	Staged *Staged
 	// NetNS is the network namespace to restore into.
 	NetNS *os.File
-	// Cgroup is where the instance is to live. It exists in every hierarchy.
+	// Cgroup is where the instance is to live. It exists in every hierarchy, is not frozen, and has no other process.
 	Cgroup linux.Cgroup
 	// Aside is a cgroup for CRIU itself once the instance is to be frozen.
 	Aside linux.Cgroup
@@ -45,12 +45,19 @@ type Phase struct {
 // *Error, and then nothing is left of the instance.
 func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, err error) {
 	r := &restoring{o: o, from: time.Now()}
-	log := filepath.Join(o.WorkDir, "restore.log")
-	pid, err = r.run(ctx, c)
+	// All on one thread: CRIU dies with it, so also with this process. Half a restore must not go on to an app that runs and has no owner.
+	err = linux.Enter(nil, func() error {
+		if err := r.run(ctx, c); err != nil {
+			return errors.Join(err, r.undo())
+		}
+		r.session.end()
+		r.phase("end")
+		return nil
+	})
 	if err != nil {
-		return 0, nil, newError("restore", log, r.session, errors.Join(err, r.undo(pid)))
+		return 0, nil, newError("restore", filepath.Join(o.WorkDir, logName("restore")), r.session, err)
 	}
-	return pid, r.phases, nil
+	return r.pid, r.phases, nil
 }
 
 // restoring is one restore under way.
@@ -68,47 +75,47 @@ func (r *restoring) phase(name string) {
 	r.from = now
 }
 
-func (r *restoring) run(ctx context.Context, c CRIU) (int, error) {
+func (r *restoring) run(ctx context.Context, c CRIU) error {
 	dirs, err := openDirs(r.o.ImagesDir, r.o.WorkDir)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer closeAll(dirs)
 	opts, files := r.request(dirs)
 	if err := r.start(c, files); err != nil {
-		return 0, err
+		return err
 	}
-	defer r.session.end()
 	r.phase("spawn")
-	r.session.notify = func(script string, pid int) error { return r.notified(ctx, script, pid) }
+	r.session.notify = func(script string, _ int) error { return r.notified(ctx, script) }
+	r.session.abort = func() { _ = r.kill() }
 	resp, err := r.session.request(ctx, rpc.CriuReqType_RESTORE, opts)
 	if err != nil {
-		return r.pid, err
+		return err
+	}
+	if r.pid = int(resp.GetRestore().GetPid()); r.pid <= 0 {
+		return errors.New("criu names no process")
 	}
 	r.phase("resume")
-	return int(resp.GetRestore().GetPid()), nil
+	return nil
 }
 
-// start puts CRIU into the instance's cgroup before it is told what to do: what it allocates for the instance is then charged there. The v2 cgroup is
-// entered by clone3; the v1 ones, which clone3 does not know, right after.
+// start puts CRIU into the instance's cgroup before it is told what to do: what it allocates for the instance is then charged there, and the cgroup
+// namespace begins there. clone3 enters the v2 cgroup; the v1 ones, of which it does not know, are taken over from the thread.
 func (r *restoring) start(c CRIU, files []*os.File) error {
 	dir, err := r.o.Cgroup.Open()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	attr := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if err := r.o.Cgroup.AttachThread(); err != nil {
+		return err
+	}
+	attr := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
 	if r.o.CgroupNS {
 		attr.Unshareflags = syscall.CLONE_NEWCGROUP
 	}
-	if r.session, err = c.start(files, attr, (*exec.Cmd).Start); err != nil {
-		return err
-	}
-	if err := r.o.Cgroup.Attach(r.session.cmd.Process.Pid); err != nil {
-		r.session.end()
-		return err
-	}
-	return nil
+	r.session, err = c.start(files, attr, (*exec.Cmd).Start)
+	return err
 }
 
 // request is what CRIU is asked for, and the files that it inherits.
@@ -116,8 +123,8 @@ func (r *restoring) request(dirs []*os.File) (opts *rpc.CriuOpts, files []*os.Fi
 	opts = &rpc.CriuOpts{
 		ImagesDirFd:       dirFD(dirs[0]),
 		WorkDirFd:         dirFD(dirs[1]),
-		LogFile:           proto.String("restore.log"),
-		LogLevel:          proto.Int32(2),
+		LogFile:           proto.String(logName("restore")),
+		LogLevel:          proto.Int32(logLevel),
 		Root:              proto.String(r.o.Staged.Root),
 		RstSibling:        proto.Bool(true),
 		NotifyScripts:     proto.Bool(true),
@@ -144,59 +151,90 @@ func (r *restoring) request(dirs []*os.File) (opts *rpc.CriuOpts, files []*os.Fi
 }
 
 // notified handles CRIU's notifications. At pre-resume every task stands in its last ptrace stop and CRIU waits for our answer: the one moment at which the
-// instance is complete and has not run.
-func (r *restoring) notified(ctx context.Context, script string, pid int) error {
-	switch script {
-	case "setup-namespaces":
-		r.pid = pid
-	case "pre-resume":
-		r.phase("criu")
-		return r.freeze(ctx)
+// instance is complete and has not run. CRIU lets the tasks go whatever is answered there, so whoever is not to run must be dead or frozen before.
+func (r *restoring) notified(ctx context.Context, script string) error {
+	if script != "pre-resume" {
+		return nil
 	}
+	r.phase("criu")
+	if err := r.freeze(ctx); err != nil {
+		return errors.Join(err, r.kill())
+	}
+	r.phase("freeze")
 	return nil
 }
 
-// freeze takes CRIU out of the instance's cgroup and freezes what stays.
+// freeze takes CRIU out of the instance's cgroup and freezes what stays. A task in a ptrace stop counts as frozen, and goes on to the freezer's own stop when
+// it is let go.
 func (r *restoring) freeze(ctx context.Context) error {
 	procs, err := r.o.Cgroup.Procs()
 	if err != nil {
 		return err
 	}
 	for _, pid := range procs {
-		if isOurs(pid, r.session.cmd.Process.Pid) {
-			if err := r.o.Aside.AttachUnified(pid); err != nil {
-				return err
-			}
+		if !r.isCRIU(pid) {
+			continue
+		}
+		if err := r.o.Aside.AttachUnified(pid); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
 		}
 	}
-	if err := r.o.Cgroup.Freeze(ctx); err != nil {
-		return err
-	}
-	r.phase("freeze")
-	return nil
+	return r.o.Cgroup.Freeze(ctx)
 }
 
-// isOurs says whether a process is CRIU or one of its helpers.
-func isOurs(pid, criu int) bool {
+// isCRIU says whether a process is CRIU or one of its helpers.
+func (r *restoring) isCRIU(pid int) bool {
+	criu := r.session.cmd.Process.Pid
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	own, ownErr := os.Readlink(fmt.Sprintf("/proc/%d/exe", criu))
 	return pid == criu || err == nil && ownErr == nil && exe == own
+}
+
+// kill ends the instance as far as it has come, and then CRIU: the other way round its tasks would run.
+func (r *restoring) kill() error {
+	err := r.o.Cgroup.Kill()
+	if r.session != nil {
+		_ = r.session.cmd.Process.Kill()
+	}
+	return err
 }
 
 // killTimeout bounds how long the processes of a failed restore may take to end.
 const killTimeout = 5 * time.Second
 
 // undo ends whatever a failed restore has left in the instance's cgroup.
-func (r *restoring) undo(pid int) error {
-	if err := r.o.Cgroup.Kill(); err != nil {
+func (r *restoring) undo() error {
+	if err := r.kill(); err != nil {
 		return err
+	}
+	if r.session != nil {
+		r.session.end()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
-	if pid > 0 {
-		// The restored init is our child: as a zombie it would keep the v1 cgroups busy.
-		var status syscall.WaitStatus
-		_, _ = syscall.Wait4(pid, &status, 0, nil)
+	return errors.Join(r.reap(ctx), r.o.Cgroup.WaitEmpty(ctx), r.o.Cgroup.SetFrozen(false))
+}
+
+// reap waits for the children that CRIU has made for us and has not named: their pids would be taken as long as we live.
+func (r *restoring) reap(ctx context.Context) error {
+	children, err := linux.Children(os.Getpid())
+	if err != nil {
+		return err
 	}
-	return r.o.Cgroup.WaitEmpty(ctx)
+	for _, pid := range children {
+		if path, err := linux.UnifiedPath(pid); err != nil || path != filepath.Clean(r.o.Cgroup.Path) {
+			continue
+		}
+		p, err := linux.OpenPidfd(pid)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(p.Wait(ctx), p.Close()); err != nil {
+			return err
+		}
+		if _, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil); err != nil {
+			return fmt.Errorf("reap process %d: %w", pid, err)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,24 @@
+package linux
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// AttachThread moves the calling thread, which must be locked to its goroutine (Enter), into the cgroup in every v1 hierarchy. A process that it starts begins
+// there, and with CLONE_INTO_CGROUP in the same v2 cgroup: from its first page, and before it can have made a cgroup namespace. v2 moves whole processes only.
+func (c Cgroup) AttachThread() error {
+	list, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range list[:len(list)-1] {
+		if err := writeControl(filepath.Join(c.in(root), "tasks"), strconv.Itoa(unix.Gettid())); err != nil {
+			return fmt.Errorf("attach thread to cgroup %s: %w", c.Path, err)
+		}
+	}
+	return nil
+}
