@@ -76,6 +76,9 @@ func TestHostNetworkIsNotThawed(t *testing.T) {
 
 func TestDaemonAwayStartsCold(t *testing.T) {
 	s := ownStack(t, "python-demo")
+	if err := s.ImportFor(t.Context(), []string{stack.OverlaySnapshotter}, "python-demo"); err != nil {
+		t.Fatal(err)
+	}
 	setPool(t, s, bakedPython(t, s), 1)
 	pid := s.SproutdPID()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {

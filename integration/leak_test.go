@@ -15,10 +15,10 @@ import (
 // cycles is how often a container is started and removed on each rung before what is left is counted.
 const cycles = 200
 
-// census is everything on the host that a start could leave behind.
+// census is everything that a start could leave behind. Only what belongs to the stack is counted: by its directory in arguments, environments, mounts, and by
+// its name, which its containers' cgroups carry.
 type census map[string]int
 
-// count takes the census: processes, mounts, cgroups, network namespaces, files below the stack, and the daemons' file descriptors.
 func count(t *testing.T, s *stack.Stack) census {
 	t.Helper()
 	c := census{}
@@ -26,22 +26,24 @@ func count(t *testing.T, s *stack.Stack) census {
 	if err != nil {
 		t.Fatal(err)
 	}
+	mine := filepath.Base(s.Dir)
 	namespaces := map[string]bool{}
 	for _, dir := range procs {
-		if _, err := os.Readlink(filepath.Join(dir, "exe")); err == nil {
-			c["processes"]++
+		if !mentions(mine, filepath.Join(dir, "cgroup"), filepath.Join(dir, "environ"), filepath.Join(dir, "cmdline")) {
+			continue
 		}
+		c["processes"]++
 		if ns, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil {
 			namespaces[ns] = true
 		}
 	}
 	c["network namespaces"] = len(namespaces)
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := os.ReadFile("/proc/1/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c["mounts"] = strings.Count(string(mounts), "\n")
-	c["cgroups"] = directories(t, "/sys/fs/cgroup")
+	c["mounts"] = strings.Count(string(mounts), mine)
+	c["cgroups"] = cgroups(t, mine)
 	for _, dir := range []string{"run", "lib/seeds", "lib/snapshots/snapshots", "state"} {
 		c["files in "+dir] = entries(filepath.Join(s.Dir, dir))
 	}
@@ -56,11 +58,22 @@ func count(t *testing.T, s *stack.Stack) census {
 	return c
 }
 
-func directories(t *testing.T, root string) int {
+// mentions says whether one of the files names the stack. A process that ends while it is looked at names nothing.
+func mentions(name string, files ...string) bool {
+	for _, file := range files {
+		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// cgroups counts the cgroups in all hierarchies whose path names the stack.
+func cgroups(t *testing.T, name string) int {
 	t.Helper()
 	n := 0
-	err := filepath.WalkDir(root, func(_ string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, name) {
 			n++
 		}
 		return nil // A cgroup that goes away while it is looked at is no error.

@@ -91,7 +91,7 @@ func baked(t *testing.T, s *stack.Stack, name, image string, args ...string) str
 // bakedPython is the seed that most tests wake: an HTTP server that answers questions about itself.
 func bakedPython(t *testing.T, s *stack.Stack) string {
 	t.Helper()
-	return baked(t, s, "python", "python-demo", "--ready", "http://:8080/", "--warmup", "20")
+	return baked(t, s, "python", "python-demo", "--ready", "http://:8080/", "--warmup", "20", "--late-env", "HOSTNAME")
 }
 
 // setPool waits until a pool has as many ready spares.
@@ -105,7 +105,7 @@ func setPool(t *testing.T, s *stack.Stack, seed string, spares int) {
 // explain returns what sprout says of a start.
 func explain(t *testing.T, s *stack.Stack, id string) string {
 	t.Helper()
-	out, err := s.Sprout(t.Context(), "explain", id)
+	out, err := s.Explain(id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func runSection(ctx context.Context, out string, sec section, r *results) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := s.Import(ctx, sec.images...); err != nil {
+	if err := s.ImportFor(ctx, []string{stack.OverlaySnapshotter, stack.Snapshotter}, sec.images...); err != nil {
 		return err
 	}
 	return sec.run(ctx, s, r)

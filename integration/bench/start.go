@@ -172,7 +172,7 @@ func confirm(s *stack.Stack, g rung, id string) error {
 	if g.name == baseRung {
 		return nil
 	}
-	out, err := s.Sprout(context.Background(), "explain", id)
+	out, err := s.Explain(id)
 	if err != nil {
 		return err
 	}

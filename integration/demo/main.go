@@ -51,7 +51,7 @@ func run(ctx context.Context, out string, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := s.Import(ctx, image); err != nil {
+	if err := s.ImportFor(ctx, []string{stack.OverlaySnapshotter, stack.Snapshotter}, image); err != nil {
 		return err
 	}
 	d := demo{s: s, w: w}

@@ -16,8 +16,13 @@ import (
 // Ref is the reference of one of the demo images.
 func Ref(name string) string { return "docker.io/library/" + name + ":latest" }
 
-// Import loads demo images and unpacks each for both snapshotters.
+// Import loads demo images and unpacks each for sprout's snapshotter.
 func (s *Stack) Import(ctx context.Context, names ...string) error {
+	return s.ImportFor(ctx, []string{Snapshotter}, names...)
+}
+
+// ImportFor loads demo images and unpacks each for the snapshotters.
+func (s *Stack) ImportFor(ctx context.Context, snapshotters []string, names ...string) error {
 	ctx = s.Context(ctx)
 	for _, name := range names {
 		file, err := os.Open(filepath.Join(s.out, "images", name+".tar"))
@@ -32,10 +37,6 @@ func (s *Stack) Import(ctx context.Context, names ...string) error {
 		image, err := s.Client.GetImage(ctx, Ref(name))
 		if err != nil {
 			return err
-		}
-		snapshotters := []string{OverlaySnapshotter}
-		if s.sproutd != nil {
-			snapshotters = append(snapshotters, Snapshotter)
 		}
 		for _, snapshotter := range snapshotters {
 			if err := image.Unpack(ctx, snapshotter); err != nil {
@@ -115,4 +116,14 @@ func (s *Stack) sproutdDone() <-chan struct{} {
 	done := make(chan struct{})
 	close(done)
 	return done
+}
+
+// Explain is what sprout says of a start. The record is written a moment after Start has returned, so this asks for up to five seconds.
+func (s *Stack) Explain(id string) (string, error) {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		out, err := s.Sprout(context.Background(), "explain", id)
+		if err == nil || time.Now().After(deadline) {
+			return out, err
+		}
+	}
 }

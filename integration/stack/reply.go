@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -51,19 +52,27 @@ func InNetNS(pid int, fn func() error) error {
 	go func() {
 		// Never unlocked: a thread in a foreign namespace must not serve another goroutine.
 		runtime.LockOSThread()
-		ns, err := netns.GetFromPid(pid)
-		if err != nil {
-			result <- fmt.Errorf("open network namespace of %d: %w", pid, err)
+		if syscall.Gettid() == os.Getpid() {
+			// The main thread cannot end, and /proc/self would show its namespaces ever after: keep it busy and take another.
+			defer runtime.UnlockOSThread()
+			result <- InNetNS(pid, fn)
 			return
 		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			result <- fmt.Errorf("enter network namespace of %d: %w", pid, err)
-			return
-		}
-		result <- fn()
+		result <- inNetNS(pid, fn)
 	}()
 	return <-result
+}
+
+func inNetNS(pid int, fn func() error) error {
+	ns, err := netns.GetFromPid(pid)
+	if err != nil {
+		return fmt.Errorf("open network namespace of %d: %w", pid, err)
+	}
+	defer ns.Close()
+	if err := netns.Set(ns); err != nil {
+		return fmt.Errorf("enter network namespace of %d: %w", pid, err)
+	}
+	return fn()
 }
 
 // askOnce speaks HTTP on one connection of this thread: the standard client dials from goroutines of its own, which are in another namespace.
