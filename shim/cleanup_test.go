@@ -50,7 +50,7 @@ func newWreck(t *testing.T) *wreck {
 		t.Fatal(err)
 	}
 	l.SetUnlinkOnClose(false)
-	l.Close()
+	_ = l.Close()
 	w.write(filepath.Join(w.bundle, "bootstrap.json"), []byte(`{"version":3,"address":"unix://`+w.socket+`"}`))
 	return w
 }

@@ -31,10 +31,10 @@ func Idle(ctx context.Context, control *os.File) error {
 		return err
 	}
 	conn, err := net.FileConn(control)
-	if err != nil {
+	// Closed at once: no child shall inherit it.
+	if err := errors.Join(err, control.Close()); err != nil {
 		return fmt.Errorf("take over control socket: %w", err)
 	}
-	control.Close()
 	defer conn.Close()
 	debug.FreeOSMemory()
 
@@ -53,7 +53,9 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err := reply(conn, assigned{OK: true}); err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
-	conn.Close()
+	if err := conn.Close(); err != nil {
+		return errors.Join(err, withdraw(l, p))
+	}
 	return serve(ctx, l, p)
 }
 

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,12 +31,10 @@ func listen(address string) (*net.UnixListener, error) {
 	l.SetUnlinkOnClose(false)
 	defer os.Remove(unnamed)
 	if err := os.Chmod(unnamed, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("make socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("make socket: %w", err), l.Close())
 	}
 	if err := os.Link(unnamed, path); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("make socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("make socket: %w", err), l.Close())
 	}
 	return l, nil
 }
@@ -56,8 +55,7 @@ func inherited(socket *os.File) (*net.UnixListener, error) {
 	}
 	ul, ok := l.(*net.UnixListener)
 	if !ok {
-		l.Close()
-		return nil, fmt.Errorf("take over socket: it is a %s socket", l.Addr().Network())
+		return nil, errors.Join(fmt.Errorf("take over socket: it is a %s socket", l.Addr().Network()), l.Close())
 	}
 	return ul, nil
 }

@@ -39,8 +39,7 @@ func ask(p params) (*question, error) {
 		}{"assign", p})
 	}
 	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("ask sproutd for shim: %w", err)
+		return nil, errors.Join(fmt.Errorf("ask sproutd for shim: %w", err), conn.Close())
 	}
 	return &question{conn: conn, read: bufio.NewReader(conn)}, nil
 }
@@ -68,4 +67,4 @@ func (q *question) answer(timeout time.Duration) (string, error) {
 }
 
 // close ends the question. sproutd takes back a shim whose address it cannot tell any more.
-func (q *question) close() { q.conn.Close() }
+func (q *question) close() { _ = q.conn.Close() }

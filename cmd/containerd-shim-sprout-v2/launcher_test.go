@@ -56,7 +56,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return &house{t: t, dir: dir}
 }
 
@@ -181,7 +181,7 @@ func TestSocketOfADeadShimIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.SetUnlinkOnClose(false)
-	l.Close()
+	_ = l.Close()
 	if got := h.start("c1"); got != address || h.shimPID(got) == 0 {
 		t.Errorf("address %s, want %s", got, address)
 	}
@@ -194,7 +194,7 @@ func (h *house) sproutd(answer func(params) string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.t.Cleanup(func() { l.Close() })
+	h.t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -210,7 +210,7 @@ func (h *house) sproutd(answer func(params) string) {
 			} else {
 				continue
 			}
-			conn.Close()
+			_ = conn.Close()
 		}
 	}()
 }
@@ -281,7 +281,7 @@ func TestIdleShimThatComesTooLateIsUsedAndNotTakenBack(t *testing.T) {
 			heard <- false
 			return `{"error":"no"}`
 		}
-		t.Cleanup(func() { l.Close(); os.Remove(socketPath(p.Address)) })
+		t.Cleanup(func() { _ = l.Close(); _ = os.Remove(socketPath(p.Address)) })
 		time.AfterFunc(2*assignTimeout, func() { heard <- true })
 		<-heard
 		heard <- true

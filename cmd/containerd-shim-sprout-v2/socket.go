@@ -67,8 +67,7 @@ func listen(address string) (*os.File, error) {
 		return nil, fmt.Errorf("make socket: %w", err)
 	}
 	if err := os.Link(unnamed, path); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("make socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("make socket: %w", err), file.Close())
 	}
 	return file, nil
 }

@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -41,9 +42,8 @@ func run(ctx context.Context, args []string) error {
 	case "serve":
 		var p seedpool.ShimParams
 		told := os.NewFile(4, "parameters")
-		err := json.NewDecoder(told).Decode(&p)
-		told.Close()
-		if err != nil {
+		// Closed at once: no child shall inherit it.
+		if err := errors.Join(json.NewDecoder(told).Decode(&p), told.Close()); err != nil {
 			return fmt.Errorf("read parameters: %w", err)
 		}
 		return shim.Serve(ctx, os.NewFile(3, "socket"), p)

@@ -64,17 +64,17 @@ func newIdleShim(t *testing.T) *idleShim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &idleShim{t: t, dir: dir, cmd: exec.Command(binary, "idle"), control: os.NewFile(uintptr(pair[0]), "control"), ended: make(chan error, 1)}
 	theirs := os.NewFile(uintptr(pair[1]), "theirs")
 	s.cmd.ExtraFiles = []*os.File{theirs}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	theirs.Close()
+	_ = theirs.Close()
 	go func() { s.ended <- s.cmd.Wait() }()
 	t.Cleanup(func() {
-		s.control.Close()
+		_ = s.control.Close()
 		_ = s.cmd.Process.Kill()
 	})
 	return s
@@ -116,7 +116,7 @@ func TestIdleShimServesOnceItIsAssignedAndOutlivesSproutd(t *testing.T) {
 	if got := s.assign(s.params()); got != `{"ok":true}` {
 		t.Fatalf("it answers %s", got)
 	}
-	s.control.Close()
+	_ = s.control.Close()
 	conn, err := net.Dial("unix", filepath.Join(s.dir, "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestIdleShimServesOnceItIsAssignedAndOutlivesSproutd(t *testing.T) {
 
 func TestIdleShimEndsWithSproutd(t *testing.T) {
 	s := newIdleShim(t)
-	s.control.Close()
+	_ = s.control.Close()
 	if err := s.wait(); err != nil {
 		t.Error(err)
 	}
