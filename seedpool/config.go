@@ -91,7 +91,7 @@ func parseConfig(data []byte, c *Config) error {
 	}
 	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
 		line, _ := wrong.Position()
-		return fmt.Errorf("line %d: %w", line, wrong)
+		return fmt.Errorf("line %d: %s: %w", line, path.Join(wrong.Key()...), wrong)
 	}
 	if err != nil {
 		return err

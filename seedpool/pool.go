@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
@@ -210,6 +211,13 @@ func (p *Pool) Close() error {
 	p.end()
 	p.requests.Wait()
 	p.tasks.Wait()
+	p.mu.Lock()
+	idle := len(p.instances) == 0
+	p.mu.Unlock()
+	if idle {
+		// Best effort: it is made again when it is needed, and what is still in it is not ours.
+		_ = linux.Cgroup{Path: p.config.CgroupRoot}.Remove()
+	}
 	return errors.Join(p.keepers.close(), p.store.close())
 }
 
