@@ -62,6 +62,9 @@ func ownStack(t *testing.T, images ...string) *stack.Stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.Logs())
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}

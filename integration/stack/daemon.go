@@ -131,3 +131,19 @@ func (s *Stack) Processes() []int {
 	}
 	return pids
 }
+
+// logTail is how many bytes of each daemon's log Logs returns.
+const logTail = 6000
+
+// Logs is the end of both daemons' logs: what a failed test wants to show.
+func (s *Stack) Logs() string {
+	var b strings.Builder
+	for _, name := range []string{"containerd", "sproutd"} {
+		data, err := os.ReadFile(s.path(name + ".log"))
+		if err != nil {
+			continue
+		}
+		fmt.Fprintf(&b, "--- end of %s.log\n%s\n", name, data[max(0, len(data)-logTail):])
+	}
+	return b.String()
+}
