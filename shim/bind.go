@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
@@ -34,7 +35,7 @@ type identity struct {
 }
 
 // bind gives the frozen instance the identity of the container, one named and timed step after the other. The instance runs nothing
-// of it: it is frozen until Start. The last step makes it ours; what fails before gives it back.
+// of it: it is frozen until Start. A step that fails gives the instance back.
 func (a *attempt) bind(ctx context.Context) error {
 	for _, step := range []struct {
 		name string
@@ -49,7 +50,6 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"state", a.writeState},
 		{"hooks", a.runCreateHooks},
 		{"stdio", a.openStreams},
-		{"bound", a.takeOver},
 	} {
 		if err := a.timed(step.name, func() error { return step.do(ctx) }); err != nil {
 			return err
@@ -196,17 +196,8 @@ func (a *attempt) asked() stdio.Stdio {
 	return stdio.Stdio{Stdin: a.ask.Stdin, Stdout: a.ask.Stdout, Stderr: a.ask.Stderr, Terminal: a.ask.Terminal}
 }
 
-// takeOver makes the keeper let go of the streams and sproutd forget the instance. After it the instance is this task's alone.
-func (a *attempt) takeOver(ctx context.Context) error {
-	if err := forget(ctx, a.instance); err != nil {
-		return err
-	}
-	_, err := a.pool.Bound(ctx, &api.BoundRequest{Instance: a.instance.Id})
-	return err
-}
-
 // task is the woken task that the attempt has made.
-func (a *attempt) task(ctx context.Context) *wokenTask {
+func (a *attempt) task() *wokenTask {
 	runtime := process.NewRunc(a.options.Root, a.ask.Bundle, a.ns, a.options.BinaryName, false)
 	init := process.New(a.ask.ID, runtime, a.asked())
 	init.Bundle = a.ask.Bundle
@@ -215,16 +206,35 @@ func (a *attempt) task(ctx context.Context) *wokenTask {
 		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
 		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams,
 		runtime: runtime, init: init, record: a.record,
-		phase: phaseCreated, execs: make(map[string]*execTask), exited: make(chan struct{}),
+		phase: phaseCreated, execs: make(map[string]*execTask),
+		watched: make(chan struct{}), exited: make(chan struct{}),
 	}
 	a.tasks.add(t)
-	stop := a.record.time("oomwatch")
-	defer stop()
-	if err := a.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {
-		// Best effort, as it is in containerd's runc shim.
-		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
-	}
 	return t
+}
+
+// takeOver makes the keeper let go of the streams and sproutd of the instance. The client does not wait for it: an instance whose shim
+// lives is left alone by sproutd, and one that runs is bound, whether the word came through or not.
+func (t *wokenTask) takeOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, takeOverTimeout)
+	defer cancel()
+	if err := forget(ctx, t.instance); err != nil {
+		log.G(ctx).WithError(err).WithField("id", t.id).Warn("take streams from keeper")
+	}
+	if err := bound(ctx, t.tasks.paths, t.instance); err != nil {
+		log.G(ctx).WithError(err).WithField("id", t.id).Warn("take instance from sproutd")
+	}
+}
+
+// bound makes sproutd forget the instance.
+func bound(ctx context.Context, paths seedpool.Paths, inst *api.Instance) error {
+	client, err := seedpool.Dial(ctx, paths.APISocket())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.Pool.Bound(ctx, &api.BoundRequest{Instance: inst.Id})
+	return err
 }
 
 // forget makes the keeper close its ends of the instance's standard streams; it goes on to wait for the instance.

@@ -41,10 +41,24 @@ func newStartRecord(paths seedpool.Paths, namespace, id string) *startRecord {
 	}
 }
 
-// time begins a phase; the function that it returns ends it.
+// time begins a phase; the function that it returns ends it. Phases do not overlap: one that is around others counts what they leave.
+// So phases and fallbacks add up to what the start took.
 func (r *startRecord) time(name string) (stop func()) {
-	began := time.Now()
-	return func() { r.add(&api.Phase{Name: name, Nanoseconds: time.Since(began).Nanoseconds()}) }
+	began, before := time.Now(), r.sum()
+	return func() {
+		r.add(&api.Phase{Name: name, Nanoseconds: (time.Since(began) - r.sum() + before).Nanoseconds()})
+	}
+}
+
+// spend is time for a phase that the client waits for.
+func (r *startRecord) spend(name string) (stop func()) {
+	began, end := time.Now(), r.time(name)
+	return func() {
+		end()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.inShim += time.Since(began)
+	}
 }
 
 func (r *startRecord) add(phases ...*api.Phase) {
@@ -53,24 +67,43 @@ func (r *startRecord) add(phases ...*api.Phase) {
 	r.start.Phases = append(r.start.Phases, phases...)
 }
 
-// spend is time for a phase that the client waits for: the phases that are begun so add up to the milliseconds of the start.
-func (r *startRecord) spend(name string) (stop func()) {
-	began := time.Now()
-	return func() {
-		took := time.Since(began)
+// sum is all that is accounted for.
+func (r *startRecord) sum() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ns int64
+	for _, p := range r.start.Phases {
+		ns += p.Nanoseconds
+	}
+	for _, f := range r.start.Fallbacks {
+		ns += f.Nanoseconds
+	}
+	return time.Duration(ns)
+}
+
+// try begins to try a rung; when it fails, the function that it returns turns what that took, with its phases, into a fallback.
+func (r *startRecord) try(rung seedpool.Rung) (failed func(seedpool.Reason, error)) {
+	r.mu.Lock()
+	began, before := time.Now(), len(r.start.Phases)
+	r.mu.Unlock()
+	return func(reason seedpool.Reason, err error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.inShim += took
-		r.start.Phases = append(r.start.Phases, &api.Phase{Name: name, Nanoseconds: took.Nanoseconds()})
+		r.start.Phases = r.start.Phases[:before]
+		r.passLocked(step{rung: rung, reason: reason, detail: err.Error()}, time.Since(began))
 	}
 }
 
-// fellBack notes a rung that was passed over or failed, and what trying it took.
-func (r *startRecord) fellBack(rung seedpool.Rung, reason seedpool.Reason, detail string, lost time.Duration) {
+// pass notes a rung that was passed over.
+func (r *startRecord) pass(s step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.passLocked(s, 0)
+}
+
+func (r *startRecord) passLocked(s step, lost time.Duration) {
 	r.start.Fallbacks = append(r.start.Fallbacks, &api.Fallback{
-		Rung: string(rung), Reason: string(reason), Detail: detail, Nanoseconds: lost.Nanoseconds(),
+		Rung: string(s.rung), Reason: string(s.reason), Detail: s.detail, Nanoseconds: lost.Nanoseconds(),
 	})
 }
 

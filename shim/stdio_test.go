@@ -244,8 +244,13 @@ func TestInputStaysOpenWhenTheClientGoesAway(t *testing.T) {
 func TestOneOutputForBothEndsWithTheLater(t *testing.T) {
 	b := newPipeBed(t)
 	b.asked.Stderr = b.asked.Stdout
+	hold, err := linux.HoldFifo(b.asked.Stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
 	out := readAll(t, b.asked.Stdout)
 	s := b.open(t)
+	hold.Close()
 	b.app[1].Close()
 	if _, err := io.WriteString(b.app[2], "later\n"); err != nil {
 		t.Fatal(err)

@@ -31,6 +31,8 @@ const (
 	claimTimeout   = 2 * time.Second
 	restoreTimeout = 30 * time.Second
 	undoTimeout    = 10 * time.Second
+	// takeOverTimeout bounds what goes on behind the client's back.
+	takeOverTimeout = 5 * time.Second
 )
 
 // wake is one CreateTask under way: what was asked, and where the answer to it is noted.
@@ -58,8 +60,8 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 	w := &wake{tasks: s, ns: ns, ask: r, record: record}
 	if err := w.read(); err != nil {
 		// runc reads the same and says it in words that its users know.
-		record.fellBack(seedpool.RungThaw, seedpool.ReasonKeyFailed, err.Error(), 0)
-		record.fellBack(seedpool.RungRestore, seedpool.ReasonKeyFailed, err.Error(), 0)
+		record.pass(step{seedpool.RungThaw, seedpool.ReasonKeyFailed, err.Error()})
+		record.pass(step{seedpool.RungRestore, seedpool.ReasonKeyFailed, err.Error()})
 		record.reached(seedpool.RungCold, "")
 		return nil, record, nil
 	}
@@ -78,12 +80,19 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 		Checkpoint:  r.Checkpoint,
 		Pid:         task.pid(),
 	})
-	go task.watch(context.WithoutCancel(ctx))
+	ctx = context.WithoutCancel(ctx)
+	go task.takeOver(ctx)
+	go task.watch(ctx)
 	return &taskAPI.CreateTaskResponse{Pid: task.pid()}, record, nil
 }
 
 // down goes down the rungs of the plan until one works. This is where `start` becomes `thaw`. A nil task: cold is next.
 func (w *wake) down(ctx context.Context) (*wokenTask, error) {
+	if reason, _ := w.req.refusal(); reason == "" {
+		prime, stop := context.WithCancel(ctx)
+		defer stop()
+		go primeMoves(prime)
+	}
 	found, client := w.lookup(ctx)
 	if client != nil {
 		defer client.Close()
@@ -91,10 +100,10 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 	}
 	for _, step := range plan(w.req, found) {
 		if step.reason != "" {
-			w.record.fellBack(step.rung, step.reason, step.detail, 0)
+			w.record.pass(step)
 			continue
 		}
-		began := time.Now()
+		failed := w.record.try(step.rung)
 		var task *wokenTask
 		var err error
 		switch step.rung {
@@ -111,7 +120,7 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 			return task, nil
 		}
 		reason := reasonOf(step.rung, err)
-		w.record.fellBack(step.rung, reason, err.Error(), time.Since(began))
+		failed(reason, err)
 		log.G(ctx).WithError(err).WithFields(log.Fields{"id": w.ask.ID, "rung": step.rung, "reason": reason}).Warn("fall back")
 	}
 	return nil, ctx.Err()
@@ -187,7 +196,7 @@ func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.
 		err = a.bind(ctx)
 	}
 	if err == nil {
-		return a.task(ctx), nil
+		return a.task(), nil
 	}
 	if a.instance != nil && !linux.Alive(int(a.instance.Pid), a.instance.StartTime) {
 		err = &diedError{instance: a.instance.Id, err: err}
@@ -227,13 +236,13 @@ func (a *attempt) restore(ctx context.Context) error {
 		return err
 	}
 	stop := a.record.time("restore")
+	defer stop()
 	restore, cancel := context.WithTimeout(ctx, restoreTimeout)
 	got, err := a.pool.Restore(restore, &api.RestoreRequest{
 		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, Cgroup: a.cgroup.Path, Netns: a.req.joins(),
 		ShimPid: uint32(os.Getpid()),
 	})
 	cancel()
-	stop()
 	if err != nil {
 		return fmt.Errorf("restore seed %s: %w", a.seed.Name, native(err))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/stdio"
 	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
+	"github.com/containerd/log"
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -34,6 +35,9 @@ type wokenTasks struct {
 	tasks map[string]*wokenTask // +checklocks:mu
 }
 
+// primeTime is how long after its own start a shim expects the first request.
+const primeTime = 50 * time.Millisecond
+
 // newWokenTasks returns the still empty set of woken tasks of a shim.
 // publish hands one event to the shim's ordered queue; it must not block for long.
 func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTasks {
@@ -44,6 +48,12 @@ func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTa
 		tasks:   make(map[string]*wokenTask),
 	}
 	s.oom.tasks = s
+	// The first request comes within milliseconds.
+	soon, cancel := context.WithTimeout(context.Background(), primeTime)
+	go func() {
+		defer cancel()
+		primeMoves(soon)
+	}()
 	return s
 }
 
@@ -113,6 +123,8 @@ type wokenTask struct {
 
 	// running counts exec'd processes whose exit is not published yet.
 	running sync.WaitGroup
+	// watched is closed when the task is being watched for what may happen once it runs.
+	watched chan struct{}
 	// exited is closed when the exit of the first process is known and every stream is drained.
 	exited chan struct{}
 }
@@ -154,6 +166,11 @@ func (t *wokenTask) processes() []*execTask {
 
 // watch waits for the first process, publishes its exit and ends. It is started once, by the bind that made the task.
 func (t *wokenTask) watch(ctx context.Context) {
+	if err := t.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {
+		// Best effort, as it is in containerd's runc shim.
+		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
+	}
+	close(t.watched)
 	exit := waitForExit(ctx, t.pidfd, t.instance.ExitFile)
 	t.mu.Lock()
 	t.gone = true

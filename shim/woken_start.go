@@ -50,6 +50,7 @@ func (t *wokenTask) release(ctx context.Context) error {
 			return err
 		}
 	}
+	<-t.watched
 	stop := t.record.time("thaw")
 	err := t.cgroup.Thaw()
 	stop()

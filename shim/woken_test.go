@@ -26,7 +26,7 @@ import (
 )
 
 // answering is an app that answers each line of its input and ends with status 7 when it is told to.
-const answering = `echo ready; trap 'echo bye; exit 7' TERM; while read line; do echo "got $line"; done; echo end; while :; do sleep 1000 & wait; done`
+const answering = `trap 'echo bye; exit 7' TERM; echo ready; while read line; do echo "got $line"; done; echo end; while :; do sleep 1000 & wait; done`
 
 func (b *bed) start(task *wokenTask) {
 	b.t.Helper()
@@ -114,6 +114,11 @@ func TestFrozenTaskRunsNothingBeforeItsStart(t *testing.T) {
 	b := newBed(t, `echo ready; while :; do echo x; done`)
 	r := b.request("c1", b.spec(b.cgroup("c1")))
 	c := b.woken(r, seedpool.RungThaw)
+	// It wakes for a moment to find that its new cgroup is frozen, too.
+	if err := c.cgroup.Freeze(b.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(20 * time.Millisecond)
 	before, err := c.cgroup.CPU()
 	if err != nil {
 		t.Fatal(err)
