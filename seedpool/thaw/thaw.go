@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
@@ -18,20 +19,29 @@ var ErrGone = errors.New("instance has ended")
 // Hold freezes every task of the cgroup and returns when all have stopped.
 func Hold(ctx context.Context, c linux.Cgroup) error { return c.Freeze(ctx) }
 
-// Release lets the instance run. The first instruction follows about 0.2 ms later.
+// Release lets the instance run. Its first instruction follows about 0.2 ms later.
 func Release(c linux.Cgroup) error { return c.Thaw() }
 
-// Ready says whether an instance can be claimed: its init is the process that it was and all of it is frozen.
+// Ready says whether an instance can be claimed: its init is the process that it was, is in the cgroup or below it, and all of that is frozen.
 func Ready(c linux.Cgroup, pid int, start uint64) error {
-	if !linux.Alive(pid, start) {
-		return fmt.Errorf("check instance in %s: %w", c.Path, ErrGone)
-	}
 	frozen, err := c.Frozen()
 	if err != nil {
-		return err
+		return fmt.Errorf("check instance: %w", err)
 	}
 	if !frozen {
 		return fmt.Errorf("check instance in %s: it is not frozen", c.Path)
+	}
+	// An empty cgroup is frozen too.
+	where, err := linux.UnifiedPath(pid)
+	if err == nil && where != c.Path && !strings.HasPrefix(where, c.Path+"/") {
+		err = fmt.Errorf("process %d is in %s", pid, where)
+	}
+	// Only now: what was read of a pid counts if it was this process's.
+	if !linux.Alive(pid, start) {
+		err = ErrGone
+	}
+	if err != nil {
+		return fmt.Errorf("check instance in %s: %w", c.Path, err)
 	}
 	return nil
 }
