@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -47,7 +48,10 @@ func again(role string, out io.Writer, args ...string) int {
 	c := exec.Command("/proc/self/exe", args...)
 	c.Env = append(os.Environ(), roleEnv+"="+role)
 	c.Stdout, c.Stderr = out, out
-	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	// A run that is killed, by its timeout too, takes this one along; that signal belongs to the thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if err := c.Run(); err != nil && c.ProcessState == nil {
 		fmt.Fprintln(out, err)
 		return 1
@@ -133,16 +137,25 @@ func testCgroups() (list []string) {
 }
 
 // children reaps those that have ended and names the others.
-func children() []string {
+func children() (list []string) {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
 		if errors.Is(err, unix.ECHILD) {
 			return nil
 		}
 		if err == nil && pid == 0 {
-			return strings.Fields(strings.Join(lines(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid())), " "))
+			break
 		}
 	}
+	pids, err := Children(os.Getpid())
+	if err != nil {
+		panic(err)
+	}
+	for _, pid := range pids {
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		list = append(list, fmt.Sprintf("%d %q", pid, command))
+	}
+	return list
 }
 
 func must(t testing.TB, err error) {
