@@ -183,6 +183,7 @@ func (a *attempt) runCreateHooks(ctx context.Context) error {
 
 // openStreams connects the instance's standard streams with containerd's.
 func (a *attempt) openStreams(ctx context.Context) error {
+	a.record.hold(holdPipes(a.asked())...)
 	s, err := openStreams(context.WithoutCancel(ctx), a.ask.ID, a.asked(), a.instance)
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func (i *boundInstance) remove(ctx context.Context, paths seedpool.Paths, bundle
 	}
 	// By its name, so that nothing else is ever removed.
 	dir := paths.InstanceDir(filepath.Base(filepath.Dir(i.ExitFile)))
-	return errors.Join(err, os.RemoveAll(dir))
+	return errors.Join(err, removeInstanceDir(dir))
 }
 
 // askKeeper waits for the keeper to reap the instance and write how it ended. Without a word from it, the container was killed just now.

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,14 +84,26 @@ func (t *wokenTask) clear(ctx context.Context) error {
 	if err := t.cgroup.Remove(); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", t.cgroup.Path, err)
 	}
-	if err := os.RemoveAll(filepath.Dir(t.instance.ExitFile)); err != nil {
-		return fmt.Errorf("remove instance directory: %w", err)
+	if err := removeInstanceDir(filepath.Dir(t.instance.ExitFile)); err != nil {
+		return err
 	}
 	t.record.remove(ctx)
 	if err := t.pidfd.Close(); err != nil {
 		log.G(ctx).WithError(err).Warn("close pidfd of woken task")
 	}
 	return writeBundleExit(t.bundle, t.exit())
+}
+
+// removeInstanceDir removes an instance's directory, under a name that the keeper does not know: it may be writing the exit file at this moment.
+func removeInstanceDir(dir string) error {
+	gone := dir + ".gone"
+	if err := os.Rename(dir, gone); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove instance directory: %w", err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove instance directory: %w", err)
+	}
+	return nil
 }
 
 func (t *wokenTask) deleteExec(ctx context.Context, execID string) (*taskAPI.DeleteResponse, error) {

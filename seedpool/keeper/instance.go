@@ -192,7 +192,10 @@ func (i *instance) record(status syscall.WaitStatus) error {
 	if _, err := f.Write(data); err != nil {
 		return errors.Join(err, f.Cancel())
 	}
-	return f.Close()
+	if err := f.Close(); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // kill ends all of the instance and returns when its init has been waited for and its cgroup is empty.
