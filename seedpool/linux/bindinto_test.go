@@ -95,10 +95,22 @@ func TestBindTargetNeverLeadsOutOfTheContainer(t *testing.T) {
 				{up + "etc/resolv.conf", "/etc/resolv.conf"},
 				{"/absolute/../sibling", filepath.Dir(victim) + "/sibling"},
 				// The magic links of procfs are taken by their text, so they lead to some file of the container's own.
-				{"/one/x", map[string]string{"container": "", "chroot": root}[role] + victim + "/x"}, {"/self/x", ""},
-				{"/a/x", ""}, {"/", ""}, {"..", ""}, {"", ""}, {"/a/../..", ""},
-				{"/proc/cpuinfo", ""}, {"/proc/sys/kernel", ""}, {"/proc", ""}, {"/proc/1/new", ""}, {"/p", ""}, {"/p/version", ""},
-				{"/file/below-a-file", ""}, {"/with\x00null", ""}, {strings.Repeat("/long", 2000), ""},
+				{"/one/x", map[string]string{"container": "", "chroot": root}[role] + victim + "/x"},
+				{"/self/x", ""},
+				{"/a/x", ""},
+				{"/", ""},
+				{"..", ""},
+				{"", ""},
+				{"/a/../..", ""},
+				{"/proc/cpuinfo", ""},
+				{"/proc/sys/kernel", ""},
+				{"/proc", ""},
+				{"/proc/1/new", ""},
+				{"/p", ""},
+				{"/p/version", ""},
+				{"/file/below-a-file", ""},
+				{"/with\x00null", ""},
+				{strings.Repeat("/long", 2000), ""},
 			} {
 				err := BindInto(p.pid(), []BindMount{{host + "/file", c.target, nil}})
 				if (err == nil) != (c.lands != "") {
@@ -129,8 +141,12 @@ func TestBindWithoutAFittingTargetIsAnError(t *testing.T) {
 	must(t, os.WriteFile(root+"/file", nil, 0o644))
 	p := container(t, "container", root)
 	for _, m := range []BindMount{
-		{host, "/file", nil}, {host + "/file", "/directory", nil}, {host + "/none", "/new", nil},
-		{host, "/new", []string{"bind", "size=1m"}}, {host, "/new", []string{"rbind", "idmap"}}, {host, "/new", []string{"rbind", ""}},
+		{host, "/file", nil},
+		{host + "/file", "/directory", nil},
+		{host + "/none", "/new", nil},
+		{host, "/new", []string{"bind", "size=1m"}},
+		{host, "/new", []string{"rbind", "idmap"}},
+		{host, "/new", []string{"rbind", ""}},
 	} {
 		if err := BindInto(p.pid(), []BindMount{m}); err == nil {
 			t.Errorf("%v: no error", m)

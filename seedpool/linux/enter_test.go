@@ -108,7 +108,7 @@ func TestNewNetNSHasLoopbackAndNothingElse(t *testing.T) {
 	}))
 	if c, err := net.Dial("tcp", address); err == nil {
 		t.Error("it listens on the host")
-		c.Close()
+		_ = c.Close()
 	}
 }
 

@@ -58,7 +58,7 @@ func TestHeldFifoHasNeitherEndOfFileNorBrokenPipe(t *testing.T) {
 	ended := make(chan error)
 	go func() { _, err := r.Read(data); ended <- err }()
 	must(t, held.Close())
-	if err := <-ended; err != io.EOF {
+	if err := <-ended; !errors.Is(err, io.EOF) {
 		t.Errorf("after nobody holds it: %v", err)
 	}
 }

@@ -26,21 +26,19 @@ func SeqpacketPair(name string) (ours, theirs *os.File, err error) {
 const keep = ^uintptr(0)
 
 // StartAs starts a command whose real user and group are the given ones while its effective ones stay root's. A process may change the resource limits of
-// another when its real, effective and saved ids are all its own real ids, also without CAP_SYS_RESOURCE (prlimit(2)).
+// another when its real, effective and saved ids are all its own real ids, also without CAP_SYS_RESOURCE (prlimit(2)). It must run inside Enter, whose
+// thread is thrown away: the ids of that thread are changed, by raw calls because those of the library would change all threads of the process.
 func StartAs(c *exec.Cmd, uid, gid int) error {
-	return Enter(nil, func() error {
-		// By raw calls: those of the library change all threads of the process. The child starts as a copy of this one, which is thrown away.
-		for _, id := range []struct {
-			call uintptr
-			name string
-			id   int
-		}{{unix.SYS_SETRESGID, "setresgid", gid}, {unix.SYS_SETRESUID, "setresuid", uid}} {
-			if _, _, errno := unix.RawSyscall(id.call, uintptr(id.id), keep, keep); errno != 0 {
-				return fmt.Errorf("set real id %d: %w", id.id, os.NewSyscallError(id.name, errno))
-			}
+	for _, id := range []struct {
+		call uintptr
+		name string
+		id   int
+	}{{unix.SYS_SETRESGID, "setresgid", gid}, {unix.SYS_SETRESUID, "setresuid", uid}} {
+		if _, _, errno := unix.RawSyscall(id.call, uintptr(id.id), keep, keep); errno != 0 {
+			return fmt.Errorf("set real id %d: %w", id.id, os.NewSyscallError(id.name, errno))
 		}
-		return c.Start()
-	})
+	}
+	return c.Start()
 }
 
 // IsTmpfs says whether a path lies on a tmpfs.

@@ -18,7 +18,7 @@ func TestStartAsGivesTheRealIdsAndKeepsRootsEffectiveOnes(t *testing.T) {
 	c := exec.Command("cat", "/proc/self/status")
 	var out strings.Builder
 	c.Stdout = &out
-	must(t, StartAs(c, 1001, 1002))
+	must(t, Enter(nil, func() error { return StartAs(c, 1001, 1002) }))
 	must(t, c.Wait())
 	creds := get[Creds](t)(parseCreds(out.String()))
 	if want := [4]int{1001, 0, 0, 0}; creds.Uids != want {
@@ -30,7 +30,7 @@ func TestStartAsGivesTheRealIdsAndKeepsRootsEffectiveOnes(t *testing.T) {
 	if unix.Getuid() != 0 || get[Creds](t)(ReadCreds(os.Getpid(), os.Getpid())).Uids != [4]int{} {
 		t.Error("this process has changed")
 	}
-	if err := StartAs(exec.Command("/none"), 1, 1); !errors.Is(err, os.ErrNotExist) {
+	if err := Enter(nil, func() error { return StartAs(exec.Command("/none"), 1, 1) }); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no such program: %v", err)
 	}
 }
