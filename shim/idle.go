@@ -12,6 +12,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/containerd/log"
+
 	"github.com/sproutrun/sprout/seedpool"
 )
 
@@ -36,6 +38,9 @@ func Idle(ctx context.Context, control *os.File) error {
 		return fmt.Errorf("take over control socket: %w", err)
 	}
 	defer conn.Close()
+	if err := prewarm(); err != nil {
+		log.L.WithError(err).Warn("prewarm idle shim")
+	}
 	debug.FreeOSMemory()
 
 	p, err := readParams(conn)
