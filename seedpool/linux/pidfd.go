@@ -71,7 +71,11 @@ func (p *Pidfd) duplicate() (*os.File, error) {
 	fd := -1
 	err := p.control(func(from int) (err error) {
 		fd, err = unix.FcntlInt(uintptr(from), unix.F_DUPFD_CLOEXEC, 0)
-		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		if err != nil {
+			return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		}
+		// Whoever called Fd on File has made it blocking, and the poller takes no such descriptor.
+		return os.NewSyscallError("fcntl F_SETFL", unix.SetNonblock(fd, true))
 	})
 	if err != nil {
 		return nil, err

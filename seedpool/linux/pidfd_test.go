@@ -88,6 +88,7 @@ func TestPidfdWaitEndsWithItsOwnContextOnly(t *testing.T) {
 	s := sleeper(t)
 	p := get[*Pidfd](t)(OpenPidfd(s.pid()))
 	defer p.Close()
+	_ = p.File().Fd() // makes it blocking
 	var waiters sync.WaitGroup
 	results := make([]error, 8)
 	for i := range results {
