@@ -213,23 +213,37 @@ func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.
 	return nil, err
 }
 
-// thaw claims a spare and moves it into the container's cgroup, frozen as it is.
+// thaw claims a spare and moves it into the container's cgroup, which is made meanwhile. It stays frozen as it is.
 func (a *attempt) thaw(ctx context.Context) error {
-	stop := a.record.time("claim")
-	claim, cancel := context.WithTimeout(ctx, claimTimeout)
-	got, err := a.pool.Claim(claim, &api.ClaimRequest{Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid())})
-	cancel()
-	stop()
+	made := make(chan error, 1)
+	go func() { made <- a.makeCgroup() }()
+	inst, err := a.claim(ctx)
+	// Waited for whatever came of the claim: it adds to what a failure undoes.
+	cgroupErr := a.timed("cgroup", func() error { return <-made })
 	if err != nil {
-		return fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
-	}
-	if err := a.own(got.Instance); err != nil {
 		return err
 	}
-	if err := a.timed("cgroup", a.makeCgroup); err != nil {
+	if err := a.own(inst); err != nil {
 		return err
+	}
+	if cgroupErr != nil {
+		return cgroupErr
 	}
 	return a.timed("move", a.moveIn)
+}
+
+// claim takes a spare from the pool.
+func (a *attempt) claim(ctx context.Context) (*api.Instance, error) {
+	defer a.record.time("claim")()
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	got, err := a.pool.Claim(ctx, &api.ClaimRequest{
+		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
+	}
+	return got.Instance, nil
 }
 
 // restore has an instance made in the container's own cgroup, which is frozen so that it runs nothing yet.
