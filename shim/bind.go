@@ -35,7 +35,8 @@ type identity struct {
 }
 
 // bind gives the frozen instance the identity of the container, one named and timed step after the other. The instance runs nothing
-// of it: it is frozen until Start. A step that fails gives the instance back.
+// of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once opened they are not closed
+// again before the end, as a client takes the end of the output for the end of the container.
 func (a *attempt) bind(ctx context.Context) error {
 	for _, step := range []struct {
 		name string
@@ -183,7 +184,6 @@ func (a *attempt) runCreateHooks(ctx context.Context) error {
 
 // openStreams connects the instance's standard streams with containerd's.
 func (a *attempt) openStreams(ctx context.Context) error {
-	a.record.hold(holdPipes(a.asked())...)
 	s, err := openStreams(context.WithoutCancel(ctx), a.ask.ID, a.asked(), a.instance)
 	if err != nil {
 		return err

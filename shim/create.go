@@ -35,7 +35,6 @@ func (s *service) createCold(ctx context.Context, r *taskAPI.CreateTaskRequest, 
 	stop := record.spend("runc-create")
 	resp, err := s.cold.Create(ctx, r)
 	stop()
-	record.letGo()
 	if err != nil {
 		return nil, err
 	}

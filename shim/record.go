@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,7 +27,6 @@ type startRecord struct {
 	start   *api.Start    // +checklocks:mu
 	inShim  time.Duration // +checklocks:mu: spent in Create and Start, without the client's pause between them
 	removed bool          // +checklocks:mu: the task was deleted
-	held    []io.Closer   // +checklocks:mu: containerd's pipes, until the rung that works has opened them
 }
 
 func newStartRecord(paths seedpool.Paths, namespace, id string) *startRecord {
@@ -41,23 +39,6 @@ func newStartRecord(paths seedpool.Paths, namespace, id string) *startRecord {
 			ShimPid:           uint32(os.Getpid()),
 		},
 	}
-}
-
-// hold keeps what must stay open until a rung has worked, whichever it is.
-func (r *startRecord) hold(c ...io.Closer) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.held = append(r.held, c...)
-}
-
-// letGo closes what was held.
-func (r *startRecord) letGo() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.held {
-		_ = c.Close()
-	}
-	r.held = nil
 }
 
 // time begins a phase; the function that it returns ends it. Phases do not overlap: one that is around others counts what they leave.

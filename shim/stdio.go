@@ -65,20 +65,6 @@ func openStreams(ctx context.Context, id string, asked stdio.Stdio, inst *api.In
 	return s, nil
 }
 
-// holdPipes opens containerd's named pipes among the asked streams at both ends. A rung that fails after it has opened them must not be seen to close them:
-// a client takes the end of the output for the end of the container, and runc, on the next rung, would wait for it in vain.
-func holdPipes(asked stdio.Stdio) (held []io.Closer) {
-	for _, path := range []string{asked.Stdin, asked.Stdout, asked.Stderr} {
-		if isPipe, err := fifo.IsFifo(path); err != nil || !isPipe {
-			continue
-		}
-		if f, err := linux.HoldFifo(path); err == nil {
-			held = append(held, f)
-		}
-	}
-	return held
-}
-
 // openOutputs opens where the two outputs go.
 func (s *streams) openOutputs(ctx context.Context, id string, asked stdio.Stdio) (out, errOut *sink, err error) {
 	uri, err := url.Parse(asked.Stdout)

@@ -67,13 +67,11 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 	}
 	task, err := w.down(ctx)
 	if err != nil {
-		record.letGo()
 		return nil, nil, errgrpc.ToGRPC(err)
 	}
 	if task == nil {
 		return nil, record, nil
 	}
-	record.letGo()
 	s.publish(&eventstypes.TaskCreate{
 		ContainerID: r.ID,
 		Bundle:      r.Bundle,
