@@ -138,7 +138,7 @@ func (a *attempt) writeState(context.Context) error {
 	// What containerd's runc shim leaves in the bundle, from which a `delete` without a living shim finds its way.
 	pid := strconv.Itoa(int(a.instance.Pid))
 	return errors.Join(
-		writeFile(filepath.Join(a.ask.Bundle, process.InitPidFile), []byte(pid)),
+		os.WriteFile(filepath.Join(a.ask.Bundle, process.InitPidFile), []byte(pid), 0o600),
 		shimrunc.WriteOptions(a.ask.Bundle, a.options),
 		shimrunc.WriteRuntime(a.ask.Bundle, a.options.BinaryName),
 	)
