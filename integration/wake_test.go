@@ -212,7 +212,7 @@ func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
 		t.Run(rung.name, func(t *testing.T) {
 			setPool(t, house, seed, rung.spares)
 			id := "bound-" + rung.name
-			run(t, house, id, "python-demo", "--hostname", "bound-host", "--cgroup", "/"+house.Namespace+"-x/"+id)
+			run(t, house, id, "python-demo", "--hostname", "bound-host", "--cgroup", "/"+house.Namespace+"/"+id)
 			wantRung(t, house, id, rung.name)
 			if got := get(t, house, id, "/hostname"); got != "bound-host" {
 				t.Errorf("host name %q", got)
@@ -223,7 +223,7 @@ func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
 			}
 			for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
 				// The systemd hierarchy is named only where systemd runs; every other one must hold the container in the cgroup of its spec.
-				if !strings.HasSuffix(line, "/"+house.Namespace+"-x/"+id) {
+				if !strings.HasSuffix(line, "/"+house.Namespace+"/"+id) {
 					t.Errorf("cgroup %s", line)
 				}
 			}

@@ -147,3 +147,21 @@ func (s *Stack) Logs() string {
 	}
 	return b.String()
 }
+
+// removeCgroups removes the cgroup that runc makes for a containerd namespace and leaves, and reports one that sproutd should have removed.
+func (s *Stack) removeCgroups() error {
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		left, err := filepath.Glob(pattern + s.CgroupRoot())
+		errs = append(errs, err)
+		for _, dir := range left {
+			errs = append(errs, fmt.Errorf("cgroup left behind: %s", dir))
+		}
+		empty, err := filepath.Glob(filepath.Join(pattern, s.Namespace))
+		errs = append(errs, err)
+		for _, dir := range empty {
+			errs = append(errs, os.Remove(dir))
+		}
+	}
+	return errors.Join(errs...)
+}

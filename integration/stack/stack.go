@@ -132,7 +132,7 @@ func (s *Stack) Close() error {
 	if s.Client != nil {
 		errs = append(errs, s.RemoveAll(ctx), s.retire(ctx), s.Client.Close())
 	}
-	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays())
+	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays(), s.removeCgroups())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close stack (files kept in %s): %w", s.Dir, err)
 	}
@@ -151,7 +151,7 @@ func (s *Stack) Address() string { return s.path("containerd.sock") }
 func (s *Stack) RunDir() string { return s.path("run") }
 
 // CgroupRoot is the cgroup below which sproutd keeps its instances.
-func (s *Stack) CgroupRoot() string { return "/" + filepath.Base(s.Dir) }
+func (s *Stack) CgroupRoot() string { return "/" + filepath.Base(s.Dir) + "-pool" }
 
 // ContainerdPID and SproutdPID name the daemons for tests that kill them.
 func (s *Stack) ContainerdPID() int { return s.containerd.pid() }
