@@ -132,35 +132,45 @@ func startLoop(t *testing.T, s *stack.Stack, name string, stop <-chan struct{}) 
 		if _, err := s.Ctr(contextOf(t), "run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter, stack.Ref("python-demo"), id); err != nil {
 			continue
 		}
-		_, _ = s.Ctr(contextOf(t), "task", "delete", "--force", id)
-		_, _ = s.Ctr(contextOf(t), "container", "delete", id)
+		// A container is not deleted over its task: what a daemon that is away would not do is left to the sweep.
+		if _, err := s.Ctr(contextOf(t), "task", "delete", "--force", id); err == nil {
+			_, _ = s.Ctr(contextOf(t), "container", "delete", id)
+		}
 	}
 }
 
 // sweep removes what an operator would: containers whose start was cut off, and the snapshots that ctr left without a container.
 func sweep(t *testing.T, s *stack.Stack) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := s.RemoveAll(contextOf(t))
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	eventually(t, func() error { return s.RemoveAll(contextOf(t)) })
 	for _, snapshotter := range []string{stack.Snapshotter, stack.OverlaySnapshotter} {
-		out, err := s.Ctr(contextOf(t), "snapshots", "--snapshotter", snapshotter, "ls")
-		if err != nil {
-			t.Fatal(err)
-		}
+		var out string
+		// After a restart of sproutd containerd takes a moment to connect to it again.
+		eventually(t, func() (err error) {
+			out, err = s.Ctr(contextOf(t), "snapshots", "--snapshotter", snapshotter, "ls")
+			return err
+		})
 		for _, line := range strings.Split(out, "\n") {
 			if fields := strings.Fields(line); len(fields) == 3 && fields[2] == "Active" {
 				_, _ = s.Ctr(contextOf(t), "snapshots", "--snapshotter", snapshotter, "rm", fields[0])
 			}
 		}
+	}
+}
+
+// eventually repeats what fails while a daemon comes back, for half a minute.
+func eventually(t *testing.T, do func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := do()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
