@@ -33,6 +33,8 @@ const (
 func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 	id := newID()
 	began := time.Now()
+	p.setYoung(id, true)
+	defer p.setYoung(id, false)
 	ctx = namespaces.WithNamespace(ctx, o.request.Namespace)
 	s, err := p.bakeSeed(ctx, id, o)
 	if err == nil {
@@ -49,6 +51,16 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 	info := s.meta.Info
 	log.G(ctx).WithFields(log.Fields{"ns": info.Namespace, "seed": info.Name, "id": id, "ms": time.Since(began).Milliseconds()}).Info("baked seed")
 	return info, nil
+}
+
+func (p *Pool) setYoung(id string, young bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if young {
+		p.young[id] = true
+	} else {
+		delete(p.young, id)
+	}
 }
 
 // bakeSeed boots and dumps the app, and stores what it yields: layer, images, spec, sums.

@@ -100,21 +100,18 @@ func (b *bed) close() {
 	b.pool = nil
 }
 
-// endKeepers ends the keepers that are left.
-func (b *bed) endKeepers() {
-	pids, err := filepath.Glob(filepath.Join(b.config.RunDir, "keepers", "*.pid"))
-	if err != nil {
-		b.t.Error(err)
-	}
-	for _, file := range pids {
-		endByFile(b.t, file)
-	}
-}
-
-// seed puts a seed into the store as a bake does. Its images are enough for restore.Check.
+// seed puts a seed into the store as a bake does.
 func (b *bed) seed(namespace, name string, key *api.Key) *seed {
 	b.t.Helper()
-	p := b.pool
+	s, err := addSeed(b.pool, b.rootfs, namespace, name, key)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// addSeed does what a bake does, with images that are enough for restore.Check.
+func addSeed(p *Pool, rootfs *dirRootfs, namespace, name string, key *api.Key) (*seed, error) {
 	s := p.newSeed(&api.SeedMeta{
 		Info:    &api.SeedInfo{Id: newID(), Namespace: namespace, Name: name, Mode: modeClone, Phase: seedReady, Key: key, LateEnv: []string{"LATE"}},
 		ChainId: "sha256:image", StdioKeys: []string{"", "pipe:[1]", "pipe:[2]"},
@@ -123,17 +120,18 @@ func (b *bed) seed(namespace, name string, key *api.Key) *seed {
 		key.Parts[part] = value
 	}
 	key.Parts[PartImage] = "sha256:image"
-	writeImages(b.t, p.paths.ImagesDir(s.id))
+	if err := rootfs.addSeed(s.id); err != nil {
+		return nil, err
+	}
+	p.point("seed dumped")
+	if err := writeImages(p.paths.ImagesDir(s.id)); err != nil {
+		return nil, err
+	}
 	if err := s.dir.seal(s.meta, spec()); err != nil {
-		b.t.Fatal(err)
+		return nil, err
 	}
-	if err := b.rootfs.addSeed(s.id); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := p.count(context.Background(), s); err != nil {
-		b.t.Fatal(err)
-	}
-	return s
+	p.point("seed tried")
+	return s, p.count(context.Background(), s)
 }
 
 // fill sets the pool of a seed and waits until it is full.

@@ -214,9 +214,7 @@ func TestASpareThatCouldNotBeHandedOverIsDestroyedAndTheSnapshotRenewed(t *testi
 	}
 	b.rootfs.setFail("Adopt", nil)
 	b.ready("shop", 1)
-	if left := b.leftovers(); len(left) > 0 {
-		t.Error(left)
-	}
+	b.nothingLeft()
 }
 
 func TestACallerWhoHasGivenUpGetsNothingAndItsSnapshotIsLeftAlone(t *testing.T) {
@@ -274,9 +272,7 @@ func TestARestoreThatFailsLeavesNothingAndRenewsTheSnapshot(t *testing.T) {
 	if !slices.Contains(b.rootfs.calls(), "Renew") || b.rootfs.seedOf(who.upperdir) != "" {
 		t.Errorf("calls %v, seed %q", b.rootfs.calls(), b.rootfs.seedOf(who.upperdir))
 	}
-	if left := b.leftovers(); len(left) > 0 {
-		t.Error(left)
-	}
+	b.nothingLeft()
 }
 
 func TestDiscardLeavesNothingOfAnInstance(t *testing.T) {
@@ -318,9 +314,7 @@ func TestDiscardLeavesNothingOfAnInstance(t *testing.T) {
 				t.Error("the container's snapshot still has the seed's layer")
 			}
 			b.ready("shop", 1)
-			if left := b.leftovers(); len(left) > 0 {
-				t.Error(left)
-			}
+			b.nothingLeft()
 		})
 	}
 }

@@ -21,16 +21,15 @@ import (
 )
 
 // writeImages writes the smallest images that CRIU's format allows.
-func writeImages(t testing.TB, dir string) {
-	t.Helper()
+func writeImages(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	magics := magic.LoadMagic().ByName
 	frame := func(kind string, m proto.Message) []byte {
 		data, err := proto.MarshalOptions{AllowPartial: true}.Marshal(m)
 		if err != nil {
-			t.Fatal(err)
+			panic(err)
 		}
 		var b bytes.Buffer
 		if kind != "INVENTORY" {
@@ -47,15 +46,18 @@ func writeImages(t testing.TB, dir string) {
 		"pages-1.img":   bytes.Repeat([]byte("pages of the app"), 1024),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	return nil
 }
 
 func sealedSeed(t *testing.T) seedDir {
 	t.Helper()
 	d := seedDir(t.TempDir())
-	writeImages(t, filepath.Join(string(d), "images"))
+	if err := writeImages(d.path("images")); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.seal(&api.SeedMeta{Info: &api.SeedInfo{Name: "x"}}, spec()); err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,11 @@ func keeperProcess(args string) error {
 	if err := json.Unmarshal([]byte(args), &a); err != nil {
 		return err
 	}
+	lock, err := linux.Lock(a.Socket + ".lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	if err := os.WriteFile(a.Socket+".pid", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return err
 	}
@@ -74,13 +79,11 @@ func keeperProcess(args string) error {
 	}
 	k := &testKeeper{args: a, instances: make(map[string]*testInstance), over: make(chan struct{})}
 	api.RegisterKeeperService(srv, k)
-	if _, err := os.NewFile(3, "ready").Write([]byte("r")); err != nil {
-		return err
-	}
+	_, _ = os.NewFile(3, "ready").Write([]byte("r")) // who has started it may have been killed
 	go func() { _ = srv.Serve(context.Background(), l) }()
 	<-k.over
 	err = srv.Shutdown(context.Background())
-	return errors.Join(err, os.Remove(a.Socket+".pid"))
+	return errors.Join(err, os.Remove(a.Socket+".pid"), os.Remove(a.Socket+".lock"))
 }
 
 type testKeeper struct {
@@ -225,18 +228,26 @@ func (b *bed) breakKeeper(s *seed, text string) {
 	}
 }
 
-// endByFile kills the process whose pid is in a file and waits until it is gone.
-func endByFile(t testing.TB, file string) {
-	data, err := os.ReadFile(file)
+// endKeepers ends every keeper of the bed, also one that has not got as far as to say who it is.
+func (b *bed) endKeepers() {
+	b.t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
-		return // it has ended meanwhile
+		b.t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(string(data))
-	if err != nil {
-		t.Error(err)
-		return
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(data), processEnv+"=keeper") || !strings.Contains(string(data), `"`+b.config.RunDir) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if kernel, err := os.Readlink(filepath.Join(filepath.Dir(file), "exe")); err == nil && filepath.Base(kernel) != "sleep" {
+			killPID(b.t, pid)
+		}
 	}
-	killPID(t, pid)
 }
 
 func killPID(t testing.TB, pid int) {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // keepers are the connections to the keepers, one for each seed that has one. Keepers are processes of their own: they outlive sproutd, and the next one finds
@@ -119,11 +120,22 @@ func (k *keepers) retire(ctx context.Context, seed string) error {
 		return err
 	}
 	_, err = found.Retire(ctx, &api.Empty{})
+	if errors.Is(err, ttrpc.ErrClosed) {
+		err = nil // it had nothing to wait for, and was faster than its answer
+	}
 	return errors.Join(errgrpc.ToNative(err), k.drop(seed))
 }
 
-// sweep removes what a keeper that was killed has left beside its socket.
+// sweep removes what a keeper that was killed has left beside its socket. One that is only about to listen holds its lock: it is left alone.
 func (k *keepers) sweep(seed string) error {
+	lock, err := linux.Lock(k.paths.KeeperSocket(seed) + ".lock")
+	if errors.Is(err, linux.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	left, err := filepath.Glob(k.paths.KeeperSocket(seed) + "*")
 	for _, file := range left {
 		err = errors.Join(err, os.RemoveAll(file))

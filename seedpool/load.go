@@ -90,11 +90,11 @@ func (p *Pool) markBad(ctx context.Context, s *seed, why string) error {
 	m.Info.Phase, m.Info.Reason = seedBad, why
 	s.meta = m
 	spares := append([]*instance(nil), s.ready...)
-	retired := s.retired
+	counts := p.seeds[s.id] == s
 	p.mu.Unlock()
 	log.G(ctx).WithFields(log.Fields{"ns": m.Info.Namespace, "seed": m.Info.Name, "id": s.id, "reason": why}).Error("seed is bad")
 	p.dropLater(spares)
-	if retired {
+	if !counts { // it is being baked, or was removed this moment
 		return nil
 	}
 	return errors.Join(p.store.putSeed(m), p.store.setChecked(s.id, ""))

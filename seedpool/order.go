@@ -21,12 +21,13 @@ import (
 // a pidfd or inotify, but there is nothing to gain by being early.
 const orderEvery = 5 * time.Second
 
-// keepOrder looks after instances that have left the pool, until ctx ends.
+// keepOrder looks after instances that have left the pool, and after keepers: one that an earlier sproutd has started may have come up, or have finished an
+// instance, only after we looked. It returns when ctx ends.
 func (p *Pool) keepOrder(ctx context.Context) {
 	tick := time.NewTicker(orderEvery)
 	defer tick.Stop()
 	for {
-		if err := errors.Join(p.orderInstances(ctx, time.Now()), p.orderKeepers(ctx), p.orderStarts()); err != nil {
+		if err := errors.Join(p.orderInstances(ctx, time.Now()), p.recoverKeepers(ctx), p.orderStarts()); err != nil {
 			log.G(ctx).WithError(err).Warn("keep order")
 		}
 		select {
@@ -119,23 +120,6 @@ func (p *Pool) bound(i *instance) error {
 		return nil // the shim asks again: our first answer was lost
 	}
 	return p.changeLocked(i, phaseBound, nil)
-}
-
-// orderKeepers looks for instances that a keeper has finished after its client, a sproutd that was killed, had gone.
-func (p *Pool) orderKeepers(ctx context.Context) error {
-	p.mu.Lock()
-	var ids []string
-	for id := range p.seeds {
-		ids = append(ids, id)
-	}
-	p.mu.Unlock()
-	var errs []error
-	for _, id := range ids {
-		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-		errs = append(errs, p.endStrays(ctx, id))
-		cancel()
-	}
-	return errors.Join(errs...)
 }
 
 // orderStarts removes the records of starts whose shim has died: a shim that lives removes them itself, with the task.

@@ -55,6 +55,7 @@ type Pool struct {
 	seeds     map[string]*seed         // +checklocks:mu: by id
 	instances map[string]*instance     // +checklocks:mu: by id
 	baking    map[string]bool          // +checklocks:mu: namespace and name
+	young     map[string]bool          // +checklocks:mu: ids of seeds that are being baked
 	busy      map[string]chan struct{} // +checklocks:mu: containers that a claim, a restore or a discard is at work for
 }
 
@@ -109,7 +110,7 @@ func newPool(c Config, rootfs Rootfs) *Pool {
 	p := &Pool{
 		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
 		wake: make(chan struct{}, 1), recovered: make(chan struct{}),
-		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), busy: make(map[string]chan struct{}),
+		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), young: make(map[string]bool), busy: make(map[string]chan struct{}),
 	}
 	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}
 	p.metrics = newMetrics(p)

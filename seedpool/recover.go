@@ -63,43 +63,48 @@ func (p *Pool) recoverBakes(ctx context.Context) error {
 	})
 }
 
-// recoverKeepers connects to the keepers that run, and removes what is left of those that do not. Keepers of seeds that are gone are told to end.
+// recoverKeepers connects to the keepers that run. Those of seeds that are gone are told to end, and what one that was killed has left is removed.
 func (p *Pool) recoverKeepers(ctx context.Context) error {
+	seen := make(map[string]bool)
 	return eachName(p.paths.KeepersDir(), func(name string) error {
-		seedID, ok := strings.CutSuffix(name, ".sock")
-		if !ok {
-			seedID, _, _ = strings.Cut(name, ".sock.")
-			if _, err := os.Lstat(p.paths.KeeperSocket(seedID)); err == nil || p.seedKnown(seedID) {
-				return nil
-			}
-			return os.RemoveAll(filepath.Join(p.paths.KeepersDir(), name))
+		seedID, _, _ := strings.Cut(name, ".")
+		if seen[seedID] || p.isYoung(seedID) {
+			return nil
 		}
+		seen[seedID] = true
 		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 		defer cancel()
+		known := p.seedKnown(seedID)
 		k, err := p.keepers.find(ctx, seedID)
-		if errdefs.IsNotFound(err) {
+		switch {
+		case errdefs.IsNotFound(err) && known:
+			return nil // the next that is started takes its place
+		case errdefs.IsNotFound(err):
 			return p.keepers.sweep(seedID)
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		if !p.seedKnown(seedID) {
-			return errors.Join(p.endStrays(ctx, seedID), p.keepers.retire(ctx, seedID))
+		case !known:
+			return errors.Join(p.endStrays(ctx, k), p.keepers.retire(ctx, seedID))
 		}
 		p.mu.Lock()
-		p.seeds[seedID].keeperPID = k.pid
+		if s := p.seeds[seedID]; s != nil {
+			s.keeperPID = k.pid
+		}
 		p.mu.Unlock()
-		return p.endStrays(ctx, seedID)
+		return p.endStrays(ctx, k)
 	})
+}
+
+// isYoung says whether a seed is just being baked.
+func (p *Pool) isYoung(seed string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.young[seed]
 }
 
 // endStrays kills the instances of a keeper that have no row and never left the pool's cgroups: a keeper may finish one for a sproutd that has died. One that
 // lives elsewhere is a container's: it is never touched.
-func (p *Pool) endStrays(ctx context.Context, seedID string) error {
-	k := p.keepers.current(seedID)
-	if k == nil {
-		return nil
-	}
+func (p *Pool) endStrays(ctx context.Context, k *keeperConn) error {
 	list, err := k.ListInstances(ctx, &api.Empty{})
 	if err != nil {
 		return errgrpc.ToNative(err)
@@ -113,7 +118,7 @@ func (p *Pool) endStrays(ctx context.Context, seedID string) error {
 		if err != nil || where != inst.Cgroup {
 			continue
 		}
-		log.G(ctx).WithFields(log.Fields{"id": inst.Id, "seed": seedID}).Warn("kill instance without a row")
+		log.G(ctx).WithField("id", inst.Id).Warn("kill instance without a row")
 		_, err = k.Kill(ctx, &api.InstanceRef{Id: inst.Id})
 		errs = append(errs, errgrpc.ToNative(err), removeCgroup(ctx, p.spareCgroup(inst.Id)), os.RemoveAll(p.paths.InstanceDir(inst.Id)))
 	}
