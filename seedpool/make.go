@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/ttrpc"
 	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -38,6 +39,10 @@ func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string,
 	}
 	dir := p.paths.InstanceDir(i.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	// For whoever looks at the directory; and a disk that is full says so here, not somewhere in CRIU.
+	if err := os.WriteFile(filepath.Join(dir, "seed"), []byte(s.id+"\n"), 0o600); err != nil {
 		return nil, nil, err
 	}
 	p.point("instance begun")
