@@ -212,14 +212,23 @@ func (p *Pool) Close() error {
 	p.end()
 	p.requests.Wait()
 	p.tasks.Wait()
-	p.mu.Lock()
-	idle := len(p.instances) == 0
-	p.mu.Unlock()
-	if idle {
+	if !p.inUse() {
 		// Best effort: it is made again when it is needed, and what is still in it is not ours.
 		_ = linux.Cgroup{Path: p.config.CgroupRoot}.Remove()
 	}
 	return errors.Join(p.keepers.close(), p.store.close())
+}
+
+// inUse says whether something may live in the pool's cgroup: bound instances have left it.
+func (p *Pool) inUse() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, i := range p.instances {
+		if i.phase() != phaseBound {
+			return true
+		}
+	}
+	return false
 }
 
 // Recovered is closed when what an earlier sproutd has left is in order. No container start waits for it.
