@@ -33,8 +33,9 @@ type bootstrap struct {
 	ttrpc, grpc   string
 	publisher     string
 	socketDir     string
-	// shimCgroup is the runc option of this name: a cgroup that the shim shall be in.
-	shimCgroup string
+	// shimCgroup and systemdCgroup are the runc options of these names: a cgroup that the shim shall be in, and whether systemd makes that of the container.
+	shimCgroup    string
+	systemdCgroup bool
 }
 
 // readBootstrap takes the parameters of a start from the dialect that containerd speaks.
@@ -46,12 +47,14 @@ func readBootstrap(a args, stdin []byte) bootstrap {
 		b.debug = b.debug || a.debug
 		return b
 	}
-	return bootstrap{
+	b := bootstrap{
 		id: a.id, namespace: a.namespace, debug: a.debug,
 		grpc:      firstOf(a.address, os.Getenv("GRPC_ADDRESS")),
 		ttrpc:     firstOf(os.Getenv("TTRPC_ADDRESS"), a.address+".ttrpc"),
-		publisher: a.publisher, shimCgroup: shimCgroup(stdin),
+		publisher: a.publisher,
 	}
+	b.readOptions(stdin)
+	return b
 }
 
 func firstOf(a, b string) string {
@@ -65,22 +68,22 @@ func firstOf(a, b string) string {
 func decodeBootstrap(message []byte) (bootstrap, error) {
 	b := bootstrap{protobuf: true}
 	err := fields(message, func(f field) error {
-		switch f.number {
-		case 1:
+		switch f.tag {
+		case 1<<3 | wireBytes:
 			b.id = string(f.bytes)
-		case 2:
+		case 2<<3 | wireBytes:
 			b.namespace = string(f.bytes)
-		case 3:
+		case 3<<3 | wireVarint:
 			b.debug = int32(f.varint) <= logDebug
-		case 5:
+		case 5<<3 | wireBytes:
 			b.ttrpc = string(f.bytes)
-		case 6:
+		case 6<<3 | wireBytes:
 			b.grpc = string(f.bytes)
-		case 7:
+		case 7<<3 | wireBytes:
 			b.publisher = string(f.bytes)
-		case 8:
-			b.shimCgroup = firstOf(b.shimCgroup, extensionCgroup(f.bytes))
-		case 9:
+		case 8<<3 | wireBytes:
+			b.readExtension(f.bytes)
+		case 9<<3 | wireBytes:
 			b.socketDir = string(f.bytes)
 		}
 		return nil
@@ -88,42 +91,42 @@ func decodeBootstrap(message []byte) (bootstrap, error) {
 	return b, err
 }
 
-// extensionCgroup looks for runc's options in one Extension, a message around an Any.
-func extensionCgroup(extension []byte) string {
-	var found string
+// readExtension looks for runc's options in one Extension, a message around an Any.
+func (b *bootstrap) readExtension(extension []byte) {
 	// What cannot be decoded is not runc's options: the task service gets them again, whole, and judges them.
 	_ = fields(extension, func(f field) error {
-		if f.number == 1 {
-			found = shimCgroup(f.bytes)
+		if f.tag == 1<<3|wireBytes {
+			b.readOptions(f.bytes)
 		}
 		return nil
 	})
-	return found
 }
 
-// shimCgroup takes the shim's cgroup from an Any that holds containerd.runc.v1.Options; any other holds none.
-func shimCgroup(message []byte) string {
-	var url, found string
+// readOptions takes what concerns the shim itself from an Any that holds containerd.runc.v1.Options; any other is passed over.
+func (b *bootstrap) readOptions(message []byte) {
+	var url string
 	var value []byte
 	err := fields(message, func(f field) error {
-		switch f.number {
-		case 1:
+		switch f.tag {
+		case 1<<3 | wireBytes:
 			url = string(f.bytes)
-		case 2:
+		case 2<<3 | wireBytes:
 			value = f.bytes
 		}
 		return nil
 	})
 	if err != nil || url != "containerd.runc.v1.Options" && url != "type.googleapis.com/containerd.runc.v1.Options" {
-		return ""
+		return
 	}
 	_ = fields(value, func(f field) error {
-		if f.number == 3 {
-			found = string(f.bytes)
+		switch f.tag {
+		case 3<<3 | wireBytes:
+			b.shimCgroup = string(f.bytes)
+		case 9<<3 | wireVarint:
+			b.systemdCgroup = f.varint != 0
 		}
 		return nil
 	})
-	return found
 }
 
 // readStdin reads what containerd sends. A terminal is not asked, and nobody is waited for in vain: nothing was sent, then.

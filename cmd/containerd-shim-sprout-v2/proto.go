@@ -16,10 +16,10 @@ const (
 
 var errTruncated = errors.New("decode protobuf: truncated")
 
-// field is one decoded field: number and wire type say which of the values counts.
+// field is one decoded field. Its tag is number<<3 | wire type, which says which of the values counts: a field with a known number and another wire type is one
+// that nobody knows.
 type field struct {
-	number uint64
-	wire   int
+	tag    uint64
 	varint uint64
 	bytes  []byte
 }
@@ -44,11 +44,11 @@ func readField(message []byte) (field, []byte, error) {
 	if err != nil {
 		return field{}, nil, err
 	}
-	f := field{number: tag >> 3, wire: int(tag & 7)}
-	if f.number == 0 || f.number > 1<<29-1 {
-		return field{}, nil, fmt.Errorf("decode protobuf: field number %d", f.number)
+	f := field{tag: tag}
+	if number := tag >> 3; number == 0 || number > 1<<29-1 {
+		return field{}, nil, fmt.Errorf("decode protobuf: field number %d", number)
 	}
-	switch f.wire {
+	switch tag & 7 {
 	case wireVarint:
 		f.varint, rest, err = readVarint(rest)
 		return f, rest, err
@@ -67,7 +67,7 @@ func readField(message []byte) (field, []byte, error) {
 		f.bytes = rest[:n]
 		return f, rest[n:], nil
 	}
-	return field{}, nil, fmt.Errorf("decode protobuf: wire type %d", f.wire)
+	return field{}, nil, fmt.Errorf("decode protobuf: wire type %d", tag&7)
 }
 
 func fixed(f field, rest []byte, size int) (field, []byte, error) {
