@@ -20,6 +20,8 @@ type ShimParams struct {
 	Cgroup string `json:"cgroup,omitempty"`
 	// OOMScore is what the shim's OOM score shall be; nil: as it is.
 	OOMScore *int `json:"oom_score,omitempty"`
+	// Launcher is the process that asks. An idle shim serves only if its containers inherit from it what they would from a child of that process.
+	Launcher int `json:"launcher,omitempty"`
 	// Env is the environment that containerd gave the launcher, NAME=VALUE.
 	Env []string `json:"env,omitempty"`
 }

@@ -82,6 +82,10 @@ func readParams(r io.Reader) (seedpool.ShimParams, error) {
 
 // assign turns this idle process into the shim of p.
 func assign(p seedpool.ShimParams) (*net.UnixListener, error) {
+	// Before anything is changed: what differs cannot be put right afterwards.
+	if err := resemble(p.Launcher); err != nil {
+		return nil, err
+	}
 	if len(p.Env) > 0 {
 		os.Clearenv()
 	}

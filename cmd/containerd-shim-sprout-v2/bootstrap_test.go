@@ -78,11 +78,11 @@ func TestGroupIsThatOfThePod(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := groupOf(dir, "c1"); err != nil || got != want {
-			t.Errorf("%s: group %q, %v, want %s", config, got, err, want)
+		if got, err := readContainer(dir, "c1"); err != nil || got.group != want {
+			t.Errorf("%s: group %q, %v, want %s", config, got.group, err, want)
 		}
 	}
-	if _, err := groupOf(t.TempDir(), "c1"); err == nil {
+	if _, err := readContainer(t.TempDir(), "c1"); err == nil {
 		t.Error("a bundle without config.json has a group")
 	}
 }

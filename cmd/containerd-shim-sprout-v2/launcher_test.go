@@ -15,9 +15,11 @@ import (
 	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // binaries is the directory with the launcher and the shim, built once.
@@ -215,17 +217,38 @@ func (h *house) sproutd(answer func(params) string) {
 	}()
 }
 
+// rooted is a config.json whose container an idle shim may serve.
+const rooted = `{"linux":{"cgroupsPath":"/ns/c1"}}`
+
 func TestIdleShimOfSproutdIsTaken(t *testing.T) {
 	h := newHouse(t)
-	bundle := h.bundle("c1", `{}`)
+	bundle := h.bundle("c1", rooted)
 	asked := make(chan params, 1)
 	h.sproutd(func(p params) string { asked <- p; return `{"address":"unix:///assigned"}` })
 	if got := h.start("c1"); got != "unix:///assigned" {
 		t.Errorf("address %s", got)
 	}
 	told := <-asked
-	if told.Namespace != "ns" || told.ID != "c1" || told.Group != "c1" || told.Bundle != bundle || told.OOMScore == nil || len(told.Env) == 0 {
+	if told.Namespace != "ns" || told.ID != "c1" || told.Group != "c1" || told.Bundle != bundle || told.OOMScore == nil || told.Launcher == 0 || len(told.Env) == 0 {
 		t.Errorf("sproutd was told %+v", told)
+	}
+}
+
+func TestIdleShimIsNotAskedForWhereItsOwnCgroupCounts(t *testing.T) {
+	for _, config := range []string{`{}`, `{"linux":{"cgroupsPath":"below"}}`, `{"linux":{"cgroupsPath":"a.slice:b:c"}}`} {
+		h := newHouse(t)
+		h.bundle("c1", config)
+		h.sproutd(func(params) string { return `{"address":"unix:///assigned"}` })
+		if got := h.start("c1"); got == "unix:///assigned" {
+			t.Errorf("%s: an idle shim was taken", config)
+		}
+	}
+	h := newHouse(t)
+	h.bundle("c1", `{"linux":{"cgroupsPath":"a.slice:b:c"}}`)
+	h.sproutd(func(params) string { return `{"address":"unix:///assigned"}` })
+	systemd := marshal(t, &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: marshal(t, &options.Options{SystemdCgroup: true})})
+	if out, err := h.launch("c1", "start", systemd); err != nil || !strings.Contains(out, "unix:///assigned") {
+		t.Errorf("systemd's cgroup: %s, %v", out, err)
 	}
 }
 
@@ -233,7 +256,7 @@ func TestSproutdThatRefusesOrIsSilentCostsNoStart(t *testing.T) {
 	for name, answer := range map[string]string{"refuses": `{"error":"no idle shim"}`, "is silent": "", "talks nonsense": `x`} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
-			h.bundle("c1", `{}`)
+			h.bundle("c1", rooted)
 			h.sproutd(func(params) string { return answer })
 			began := time.Now()
 			if h.shimPID(h.start("c1")) == 0 {
@@ -272,7 +295,7 @@ func TestLauncherRefusesWhatItDoesNotKnow(t *testing.T) {
 
 func TestIdleShimThatComesTooLateIsUsedAndNotTakenBack(t *testing.T) {
 	h := newHouse(t)
-	h.bundle("c1", `{}`)
+	h.bundle("c1", rooted)
 	heard := make(chan bool, 1)
 	h.sproutd(func(p params) string {
 		// It serves in time, but the word of it comes late.

@@ -13,5 +13,6 @@ type params struct {
 	Debug             bool     `json:"debug,omitempty"`
 	Cgroup            string   `json:"cgroup,omitempty"`
 	OOMScore          *int     `json:"oom_score,omitempty"`
+	Launcher          int      `json:"launcher,omitempty"`
 	Env               []string `json:"env,omitempty"`
 }

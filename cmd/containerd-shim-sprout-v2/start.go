@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -37,23 +38,23 @@ func shimFor(b bootstrap) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	group, err := groupOf(bundle, b.id)
+	c, err := readContainer(bundle, b.id)
 	if err != nil {
 		return "", err
 	}
 	p := params{
-		Namespace: b.namespace, ID: b.id, Group: group, Bundle: bundle,
-		Address:           addressOf(b.socketDir, b.grpc, b.namespace, group),
+		Namespace: b.namespace, ID: b.id, Group: c.group, Bundle: bundle,
+		Address:           addressOf(b.socketDir, b.grpc, b.namespace, c.group),
 		ContainerdAddress: b.grpc, ContainerdTTRPC: b.ttrpc, Publisher: b.publisher,
-		Debug: b.debug, Cgroup: b.shimCgroup, OOMScore: oomScore(),
+		Debug: b.debug, Cgroup: b.shimCgroup, OOMScore: oomScore(), Launcher: os.Getpid(),
 	}
 	if living, err := alive(p.Address); err != nil {
 		return "", err
 	} else if living {
 		return p.Address, nil
 	}
-	// SCHED_CORE ties the shim to the process that starts it; an idle one has another.
-	if os.Getenv("SCHED_CORE") != "" {
+	// SCHED_CORE ties the shim to the process that starts it, and runc makes a cgroup that is not named from the root below its own: an idle shim has another.
+	if os.Getenv("SCHED_CORE") != "" || !filepath.IsAbs(c.cgroup) && !b.systemdCgroup {
 		return p.Address, spawn(p, nil)
 	}
 	asked := p

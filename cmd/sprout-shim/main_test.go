@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/sproutrun/sprout/seedpool"
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // binary is the shim, built once.
@@ -54,7 +55,8 @@ type idleShim struct {
 	ended   chan error
 }
 
-func newIdleShim(t *testing.T) *idleShim {
+// newIdleShim starts an idle shim, if need be by a program that runs the command behind its own arguments.
+func newIdleShim(t *testing.T, by ...string) *idleShim {
 	t.Helper()
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -65,7 +67,8 @@ func newIdleShim(t *testing.T) *idleShim {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s := &idleShim{t: t, dir: dir, cmd: exec.Command(binary, "idle"), control: os.NewFile(uintptr(pair[0]), "control"), ended: make(chan error, 1)}
+	argv := append(by, binary, "idle")
+	s := &idleShim{t: t, dir: dir, cmd: exec.Command(argv[0], argv[1:]...), control: os.NewFile(uintptr(pair[0]), "control"), ended: make(chan error, 1)}
 	theirs := os.NewFile(uintptr(pair[1]), "theirs")
 	s.cmd.ExtraFiles = []*os.File{theirs}
 	if err := s.cmd.Start(); err != nil {
@@ -83,7 +86,7 @@ func newIdleShim(t *testing.T) *idleShim {
 func (s *idleShim) params() seedpool.ShimParams {
 	return seedpool.ShimParams{
 		Namespace: "ns", ID: "c1", Group: "c1", Bundle: s.dir, Address: "unix://" + filepath.Join(s.dir, "s"),
-		ContainerdTTRPC: filepath.Join(s.dir, "c.ttrpc"), Env: []string{"PATH=/bin", "SPROUT_RUN_DIR=" + s.dir},
+		ContainerdTTRPC: filepath.Join(s.dir, "c.ttrpc"), Env: []string{"PATH=/bin", "SPROUT_RUN_DIR=" + s.dir}, Launcher: os.Getpid(),
 	}
 }
 
@@ -180,5 +183,57 @@ func TestIdleShimRefusesABundleThatIsGone(t *testing.T) {
 	}
 	if err := s.wait(); err == nil {
 		t.Error("it ended without an error")
+	}
+}
+
+func TestIdleShimRefusesToStandInForALauncherThatPassesOnSomethingElse(t *testing.T) {
+	for _, c := range []struct {
+		differs string
+		by      []string
+	}{
+		{"CapBnd", []string{"setpriv", "--bounding-set=-sys_module"}},
+		{"NoNewPrivs", []string{"setpriv", "--no-new-privs"}},
+		{"ns/mnt", []string{"unshare", "--mount"}},
+		{"nice", []string{"nice", "-n", "3"}},
+		{"Umask", []string{"sh", "-c", `umask 0077; exec "$@"`, "sh"}},
+		{"SigIgn", []string{"sh", "-c", `trap "" HUP; exec "$@"`, "sh"}},
+		{"open files", []string{"prlimit", "--nofile=512:512"}},
+	} {
+		t.Run(c.differs, func(t *testing.T) {
+			s := newIdleShim(t, c.by...)
+			if got := s.assign(s.params()); !strings.Contains(got, "stand in for launcher") || !strings.Contains(got, c.differs) {
+				t.Errorf("it answers %s", got)
+			}
+			if err := s.wait(); err == nil {
+				t.Error("it ended without an error")
+			}
+			if _, err := os.Stat(filepath.Join(s.dir, "s")); !os.IsNotExist(err) {
+				t.Errorf("its socket: %v", err)
+			}
+		})
+	}
+}
+
+func TestIdleShimRefusesALauncherThatIsGone(t *testing.T) {
+	s := newIdleShim(t)
+	p := s.params()
+	p.Launcher = 0
+	if got := s.assign(p); !strings.Contains(got, "read surroundings") {
+		t.Errorf("it answers %s", got)
+	}
+}
+
+func TestIdleShimTakesOverTheLimitsOfTheLauncher(t *testing.T) {
+	const name = "RLIMIT_STACK"
+	want, err := linux.GetRlimit(os.Getpid(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newIdleShim(t, "prlimit", "--stack=4194304:")
+	if got := s.assign(s.params()); got != `{"ok":true}` {
+		t.Fatalf("it answers %s", got)
+	}
+	if got, err := linux.GetRlimit(s.cmd.Process.Pid, name); err != nil || got != want {
+		t.Errorf("limit %+v, %v, want %+v", got, err, want)
 	}
 }
