@@ -1,0 +1,221 @@
+package linux
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is what another process's socket answers about itself.
+type Socket struct {
+	// Family, Type and Protocol as for socket(2).
+	Family, Type, Protocol int
+	Listening              bool
+	// Address is what it is bound to, as bind(2) takes it (struct sockaddr_*).
+	Address []byte
+	// Connected: it has a peer.
+	Connected bool
+	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
+	Backlog, Queued uint32
+	// Options that differ from a new socket's of the same kind.
+	Options []SocketOption
+	// Filtered: a packet filter is attached.
+	Filtered bool
+}
+
+// SocketOption is an argument of setsockopt(2).
+type SocketOption struct {
+	Level, Name int
+	Value       []byte
+}
+
+// socketOptions are those that a listener may have been given, with the bytes they take.
+var socketOptions = []struct{ level, name, size int }{
+	{unix.SOL_SOCKET, unix.SO_REUSEADDR, 4},
+	{unix.SOL_SOCKET, unix.SO_REUSEPORT, 4},
+	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 4},
+	{unix.SOL_SOCKET, unix.SO_OOBINLINE, 4},
+	{unix.SOL_SOCKET, unix.SO_BROADCAST, 4},
+	{unix.SOL_SOCKET, unix.SO_PRIORITY, 4},
+	{unix.SOL_SOCKET, unix.SO_MARK, 4},
+	{unix.SOL_SOCKET, unix.SO_LINGER, 8},
+	{unix.SOL_SOCKET, unix.SO_RCVTIMEO, 16},
+	{unix.SOL_SOCKET, unix.SO_SNDTIMEO, 16},
+	{unix.SOL_SOCKET, unix.SO_RCVLOWAT, 4},
+	{unix.IPPROTO_IP, unix.IP_TOS, 4},
+	{unix.IPPROTO_IP, unix.IP_TTL, 4},
+	{unix.IPPROTO_IP, unix.IP_FREEBIND, 4},
+	{unix.IPPROTO_IP, unix.IP_TRANSPARENT, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, 4},
+	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 4},
+	{unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 4},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 4},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 4},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
+	{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 4},
+	{unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 4},
+	{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 4},
+	{unix.IPPROTO_TCP, unix.TCP_SYNCNT, 4},
+}
+
+// borrow runs fn with a duplicate of a process's descriptor. It is not handed out as a file: the Go runtime would watch it.
+func (p *Pidfd) borrow(fd int, fn func(fd int) error) error {
+	ours, err := unix.PidfdGetfd(int(p.file.Fd()), fd, 0)
+	if err != nil {
+		return fmt.Errorf("descriptor %d of %d: %w", fd, p.pid, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return errors.Join(fn(ours), unix.Close(ours))
+}
+
+// Descriptor duplicates a descriptor of the process into ours.
+func (p *Pidfd) Descriptor(fd int) (*os.File, error) {
+	ours, err := unix.PidfdGetfd(int(p.file.Fd()), fd, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d of %d: %w", fd, p.pid, os.NewSyscallError("pidfd_getfd", err))
+	}
+	return os.NewFile(uintptr(ours), fmt.Sprintf("%d:fd/%d", p.pid, fd)), nil
+}
+
+// Unread copies the bytes that wait in a pipe of the process; they stay there. Capacity is PipeSize.
+func (p *Pidfd) Unread(fd, capacity int) (content []byte, err error) {
+	err = p.borrow(fd, func(fd int) error { content, err = peek(fd, capacity); return err })
+	return content, err
+}
+
+// peek duplicates what is in a pipe by tee(2) into one of ours of the same capacity.
+func peek(fd, capacity int) (content []byte, err error) {
+	var pair [2]int
+	if err := unix.Pipe2(pair[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(pair[0]), unix.Close(pair[1])) }()
+	if _, err := unix.FcntlInt(uintptr(pair[1]), unix.F_SETPIPE_SZ, capacity); err != nil {
+		return nil, os.NewSyscallError("fcntl F_SETPIPE_SZ", err)
+	}
+	n, err := unix.Tee(fd, pair[1], capacity, unix.SPLICE_F_NONBLOCK)
+	if errors.Is(err, unix.EAGAIN) || err == nil && n == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("tee", err)
+	}
+	content = make([]byte, n)
+	got, err := unix.Read(pair[0], content)
+	if err == nil && int64(got) != n {
+		err = unix.EIO
+	}
+	return content, os.NewSyscallError("read", err)
+}
+
+// PipeSize is the capacity of a pipe of the process in bytes.
+func (p *Pidfd) PipeSize(fd int) (n int, err error) {
+	err = p.borrow(fd, func(fd int) error {
+		n, err = unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
+		return os.NewSyscallError("fcntl F_GETPIPE_SZ", err)
+	})
+	return n, err
+}
+
+// Socket asks a socket of the process.
+func (p *Pidfd) Socket(fd int) (s Socket, err error) {
+	err = p.borrow(fd, func(fd int) error { s, err = askSocket(fd); return err })
+	if err != nil {
+		return s, fmt.Errorf("ask socket %d of %d: %w", fd, p.pid, err)
+	}
+	return s, nil
+}
+
+func askSocket(fd int) (s Socket, err error) {
+	listening := 0
+	for _, q := range []struct {
+		to   *int
+		name int
+	}{{&s.Family, unix.SO_DOMAIN}, {&s.Type, unix.SO_TYPE}, {&s.Protocol, unix.SO_PROTOCOL}, {&listening, unix.SO_ACCEPTCONN}} {
+		if *q.to, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, q.name); err != nil {
+			return s, os.NewSyscallError("getsockopt", err)
+		}
+	}
+	s.Listening = listening != 0
+	local, err := unix.Getsockname(fd)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return s, os.NewSyscallError("getsockname", err)
+	}
+	s.Address = rawAddress(local)
+	_, err = unix.Getpeername(fd)
+	s.Connected = err == nil
+	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 {
+		return s, nil
+	}
+	if s.Listening {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return s, os.NewSyscallError("getsockopt TCP_INFO", err)
+		}
+		// Of a listener these two fields are the queue, from net/ipv4/tcp.c.
+		s.Queued, s.Backlog = info.Unacked, info.Sacked
+	}
+	if s.Filtered, err = filtered(fd); err != nil {
+		return s, err
+	}
+	s.Options, err = changedOptions(fd, s)
+	return s, err
+}
+
+// changedOptions are the options whose values a new socket of the same kind does not have.
+func changedOptions(fd int, s Socket) (list []SocketOption, err error) {
+	fresh, err := unix.Socket(s.Family, s.Type|unix.SOCK_CLOEXEC, s.Protocol)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(fresh)) }()
+	for _, o := range socketOptions {
+		have, err := option(fd, o.level, o.name, o.size)
+		if err != nil {
+			continue // not an option of this family
+		}
+		usual, err := option(fresh, o.level, o.name, o.size)
+		if err != nil {
+			return nil, os.NewSyscallError("getsockopt", err)
+		}
+		if !bytes.Equal(have, usual) {
+			list = append(list, SocketOption{o.level, o.name, have})
+		}
+	}
+	return append(list, lockedBuffers(fd)...), nil
+}
+
+// lockedBuffers are the buffer sizes that the process has set itself; the kernel doubles what it is given.
+func lockedBuffers(fd int) (list []SocketOption) {
+	locked, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK)
+	if err != nil {
+		return nil
+	}
+	for _, b := range []struct{ lock, get, force int }{{1, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE}, {2, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE}} {
+		if size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, b.get); err == nil && locked&b.lock != 0 {
+			list = append(list, SocketOption{unix.SOL_SOCKET, b.force, binary.LittleEndian.AppendUint32(nil, uint32(size/2))})
+		}
+	}
+	return list
+}
+
+// rawAddress is a sockaddr as the kernel has it in memory; empty for an address of another family, or none.
+func rawAddress(address unix.Sockaddr) []byte {
+	switch a := address.(type) {
+	case *unix.SockaddrInet4:
+		b := binary.LittleEndian.AppendUint16(nil, unix.AF_INET)
+		b = binary.BigEndian.AppendUint16(b, uint16(a.Port))
+		return append(append(b, a.Addr[:]...), make([]byte, 8)...)
+	case *unix.SockaddrInet6:
+		b := binary.LittleEndian.AppendUint16(nil, unix.AF_INET6)
+		b = binary.BigEndian.AppendUint16(b, uint16(a.Port))
+		b = append(append(b, 0, 0, 0, 0), a.Addr[:]...)
+		return binary.LittleEndian.AppendUint32(b, a.ZoneId)
+	}
+	return nil
+}
