@@ -1,0 +1,235 @@
+package fork
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// Files go with a request. Nil ones are /dev/null.
+type Files struct {
+	Streams [standardStreams]*os.File
+	// Cgroup is a v2 directory, Net a network namespace, as Sandbox says.
+	Cgroup, Net *os.File
+}
+
+// Phase is a part of the making of a clone.
+type Phase struct {
+	Name string
+	Took time.Duration
+}
+
+// Clone is a copy of the template that has not run an instruction of the application's: it waits in the stub.
+type Clone struct {
+	// PID in our pid namespace.
+	PID    int
+	Phases []Phase
+
+	process *linux.Pidfd
+	gate    *os.File
+}
+
+// OpError is an op that the kernel refused.
+type OpError struct {
+	// Op is list, number and purpose.
+	Op    string
+	Errno syscall.Errno
+}
+
+func (e *OpError) Error() string { return e.Op + ": " + e.Errno.Error() }
+
+// Unwrap returns the errno.
+func (e *OpError) Unwrap() error { return e.Errno }
+
+// ErrZygoteGone means that a template makes no more clones.
+var ErrZygoteGone = errors.New("zygote has ended")
+
+var errCloneEnded = errors.New("clone has ended by itself")
+
+// message is what zygote and clones send.
+type message struct {
+	kind, a, b, number uint64
+	pid                int
+	times              []byte
+}
+
+func (t *Template) receive(ctx context.Context) (m message, err error) {
+	b := make([]byte, pageSize)
+	n, pid, err := t.control.Receive(ctx, b)
+	switch {
+	case err != nil:
+		return m, err
+	case n == 0:
+		return m, ErrZygoteGone
+	case n < messageSize:
+		return m, io.ErrUnexpectedEOF
+	}
+	word := func(n int) uint64 { return binary.LittleEndian.Uint64(b[8*n:]) }
+	return message{word(0), word(1), word(2), word(3), pid, b[messageSize:n]}, nil
+}
+
+// failure is the error of a message that is none of success.
+func (t *Template) failure(p *program, m message) error {
+	switch m.kind {
+	case kindFailed:
+		op := t.program.program.at(m.a)
+		if m.a >= t.program.Request && m.a < t.program.Request+requestSize {
+			op = p.at(m.a)
+		}
+		return &OpError{op, syscall.Errno(-int64(m.b))}
+	case kindCloned:
+		return &OpError{"clone the template", syscall.Errno(-int64(m.a))}
+	}
+	return fmt.Errorf("message of kind %d: %w", m.kind, syscall.EPROTO)
+}
+
+// Clone makes a copy of the template. It waits: Release lets it go, Discard ends it. On an error no process is left.
+func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	began := time.Now()
+	t.number++
+	packet, request, err := t.program.request(t.number, s)
+	if err != nil {
+		return nil, err
+	}
+	gate, ours, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	c := &Clone{gate: ours}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("clone template %d: %w", t.pid, err), c.Discard())
+		}
+	}()
+	err = t.control.Send(packet, t.files(gate, f)...)
+	if err := errors.Join(err, gate.Close()); err != nil {
+		return nil, fmt.Errorf("send request: %w", err)
+	}
+	times, err := t.attend(ctx, c, request)
+	if err != nil {
+		return nil, err
+	}
+	c.Phases = laps(times, time.Since(began))
+	return c, nil
+}
+
+func (t *Template) files(gate *os.File, f Files) []*os.File {
+	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net}
+	for n := range list {
+		if list[n] == nil {
+			list[n] = t.filler
+		}
+	}
+	return list
+}
+
+// attend follows a clone from its request until it is ready and the zygote listens again.
+func (t *Template) attend(ctx context.Context, c *Clone, request *program) (times []byte, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	for cloned := false; !cloned || times == nil; {
+		m, err := t.receive(ctx)
+		if err != nil {
+			return nil, t.last(ctx, c, request, err)
+		}
+		switch {
+		case m.number != t.number:
+		case m.kind == kindBorn:
+			c.PID = m.pid
+			c.process, err = linux.OpenPidfd(m.pid)
+			if errors.Is(err, syscall.ESRCH) {
+				cancel(errCloneEnded)
+				return nil, t.last(ctx, c, request, err)
+			}
+			if err != nil {
+				return nil, err
+			}
+			watch.Go(func() {
+				if c.process.Wait(ctx) == nil {
+					cancel(errCloneEnded)
+				}
+			})
+		case m.kind == kindReady:
+			times = m.times
+		case m.kind == kindCloned && int64(m.a) > 0:
+			cloned = true
+		default:
+			return nil, t.failure(request, m)
+		}
+	}
+	return times, nil
+}
+
+// lastWords is how long a message may take that was sent before its sender ended.
+const lastWords = 20 * time.Millisecond
+
+// last is the error of a clone that has ended: it may have said why.
+func (t *Template) last(ctx context.Context, c *Clone, request *program, err error) error {
+	if !errors.Is(context.Cause(ctx), errCloneEnded) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
+	for {
+		m, err := t.receive(ctx)
+		if err != nil {
+			return errCloneEnded
+		}
+		if m.number == t.number && m.kind == kindFailed && m.pid == c.PID {
+			return t.failure(request, m)
+		}
+	}
+}
+
+// laps makes phases of a clone's notes; the first is what came before the clone's first op, and the way of its last message.
+func laps(times []byte, total time.Duration) []Phase {
+	at := func(n int) time.Duration {
+		return time.Duration(binary.LittleEndian.Uint64(times[16*n:]))*time.Second + time.Duration(binary.LittleEndian.Uint64(times[16*n+8:]))
+	}
+	list := []Phase{{"clone", total}}
+	for n, name := range phases {
+		if len(times) < 16*(n+2) {
+			return list
+		}
+		took := at(n+1) - at(n)
+		list[0].Took -= took
+		list = append(list, Phase{name, took})
+	}
+	return list
+}
+
+// Process is the clone's pidfd, which the clone keeps.
+func (c *Clone) Process() *linux.Pidfd { return c.process }
+
+// Release lets the clone run. To hold it on, freeze its cgroup before.
+func (c *Clone) Release() error {
+	_, err := c.gate.Write([]byte{1})
+	return errors.Join(err, c.gate.Close())
+}
+
+// Discard ends the clone and waits until it has ended; it may be called whatever has become of the clone.
+func (c *Clone) Discard() error {
+	all := c.gate.Close()
+	if errors.Is(all, os.ErrClosed) {
+		all = nil // was released
+	}
+	if c.process == nil {
+		return all
+	}
+	if err := c.process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(all, err)
+	}
+	return errors.Join(all, c.process.Wait(context.Background()), c.process.Close())
+}

@@ -1,0 +1,314 @@
+package fork
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/ptrace"
+)
+
+// children of the zygote: every clone that is alive.
+func children(t testing.TB, template *Template) string {
+	t.Helper()
+	zygote := zygotePID(t, template)
+	return strings.TrimSpace(proc(t, zygote, "task/%d/children", zygote))
+}
+
+func zygotePID(t testing.TB, template *Template) int {
+	t.Helper()
+	var pid int
+	if _, err := fmt.Sscan(proc(t, template.pid, "task/%d/children", template.pid), &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func descriptors(t testing.TB, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestTwentyClonesInARowTenAlive(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	zygote := zygotePID(t, template)
+	ours, theirs := 0, 0
+	var alive []*Clone
+	var took []time.Duration
+	for n := range 20 {
+		if n == 10 {
+			for _, c := range alive {
+				if err := c.Discard(); err != nil {
+					t.Error(err)
+				}
+			}
+			alive = nil
+			ours, theirs = descriptors(t, os.Getpid()), descriptors(t, zygote)
+		}
+		began := time.Now()
+		c := makeClone(t, template)
+		took = append(took, time.Since(began))
+		release(t, c)
+		alive = append(alive, c)
+		if got := ask(t, c.PID); got.Count != 1 || got.Shared != "seed" || got.Alive != 6 {
+			t.Errorf("clone %d: %+v", n, got)
+		}
+	}
+	for n, c := range alive {
+		if got := ask(t, c.PID); got.Count != 2 || got.Early != 0 {
+			t.Errorf("clone %d of ten alive: %+v", n, got)
+		}
+	}
+	for _, c := range alive {
+		if err := c.Discard(); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := children(t, template); left != "" {
+		t.Errorf("processes are left: %s", left)
+	}
+	if now := descriptors(t, os.Getpid()); now > ours {
+		t.Errorf("we have %d descriptors, had %d", now, ours)
+	}
+	if now := descriptors(t, zygote); now != theirs {
+		t.Errorf("the zygote has %d descriptors, had %d", now, theirs)
+	}
+	slices.Sort(took)
+	t.Logf("a clone took %v (median of %d), %v at most", took[len(took)/2], len(took), took[len(took)-1])
+}
+
+func TestErrorAtAnyOpLeavesNoProcessAndATemplateThatClones(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	memory := ptrace.NewMemory(zygotePID(t, template))
+	const noSuchCall = 0xfff
+	spoiled := 0
+	for _, l := range template.program.program.lists {
+		if l.name != "clone" && !strings.HasPrefix(l.name, "thread") {
+			continue
+		}
+		for n, op := range l.ops {
+			if op.Flags&FlagPoke != 0 {
+				continue
+			}
+			if op.NR == sysRead || op.What == "wait at the barrier" {
+				break // the clone is ready, and nothing after it fails before its release
+			}
+			at := int64(template.program.program.labels[l.name] + uint64(n*opSize))
+			write(t, memory, at, noSuchCall)
+			c, err := template.Clone(timeout(t), Sandbox{OwnNet: true}, Files{})
+			checkSpoiled(t, template, c, err, fmt.Sprintf("%s/%d %s", l.name, n, op.What))
+			write(t, memory, at, op.NR)
+			spoiled++
+		}
+	}
+	_, request, err := template.program.request(0, Sandbox{Hostname: "x", Proc: true, OwnNet: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range request.lists[1:] {
+		for n, op := range l.ops {
+			if op.Flags&FlagPoke != 0 {
+				continue
+			}
+			c, err := cloneSpoiled(t, template, request.labels[l.name]+uint64(n*opSize)-template.program.Request)
+			want := fmt.Sprintf("%s/%d %s", l.name, n, op.What)
+			if op.NR == sysClone3 {
+				want = "clone the template"
+			}
+			checkSpoiled(t, template, c, err, want)
+			spoiled++
+		}
+	}
+	c := makeClone(t, template)
+	release(t, c)
+	if got := ask(t, c.PID); got.Count != 1 {
+		t.Errorf("after %d failures: %+v", spoiled, got)
+	}
+	t.Logf("%d ops failed, one after the other", spoiled)
+}
+
+func write(t *testing.T, memory ptrace.Memory, at int64, nr uint64) {
+	t.Helper()
+	if _, err := memory.WriteAt(binary.LittleEndian.AppendUint64(nil, nr), at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cloneSpoiled is Clone with an op of the request made unknown to the kernel.
+func cloneSpoiled(t *testing.T, template *Template, offset uint64) (*Clone, error) {
+	t.Helper()
+	template.number++
+	packet, request, err := template.program.request(template.number, Sandbox{Hostname: "x", Proc: true, OwnNet: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint64(packet[8+offset:], 0xfff)
+	gate, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Clone{gate: ours}
+	if err := errors.Join(template.control.Send(packet, template.files(gate, Files{})...), gate.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = template.attend(timeout(t), c, request)
+	return nil, errors.Join(err, c.Discard())
+}
+
+func checkSpoiled(t *testing.T, template *Template, c *Clone, err error, op string) {
+	t.Helper()
+	var failed *OpError
+	if c != nil || !errors.As(err, &failed) || failed.Op != op || failed.Errno != syscall.ENOSYS {
+		t.Errorf("failing op %q: %v", op, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for children(t, template) != "" {
+		if ctx.Err() != nil {
+			t.Fatalf("failing op %q left processes: %s", op, children(t, template))
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestCloneThatIsDiscardedAtTheGateLeavesNothing(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	c := makeClone(t, template)
+	if err := c.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	// A controller that dies closes the gate: the clone ends by itself.
+	c = makeClone(t, template)
+	if err := c.gate.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Process().Wait(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	if left := children(t, template); left != "" {
+		t.Errorf("processes are left: %s", left)
+	}
+}
+
+func TestClonesShareNothingThatTheyWrite(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	a, b := makeClone(t, template), makeClone(t, template)
+	release(t, a)
+	for range 5 {
+		ask(t, a.PID)
+	}
+	release(t, b)
+	if got := ask(t, b.PID); got.Count != 1 || got.Offset != 3 {
+		t.Errorf("a clone sees what another did: %+v", got)
+	}
+	if a, b := proc(t, a.PID, "net/sockstat"), proc(t, template.pid, "net/sockstat"); a == "" || b == "" {
+		t.Error("no network")
+	}
+	for _, ns := range []string{"pid", "net", "mnt", "ipc", "uts"} {
+		links := map[string]bool{}
+		for _, pid := range []int{template.pid, a.PID, b.PID} {
+			link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
+			if err != nil {
+				t.Fatal(err)
+			}
+			links[link] = true
+		}
+		if len(links) != 3 {
+			t.Errorf("namespace %s is shared: %v", ns, links)
+		}
+	}
+}
+
+func TestCloneBeginsInItsCgroupAndInTheNetworkItIsGiven(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	cgroup := linux.Cgroup{Path: fmt.Sprintf("/sprout-fork-test-%d", os.Getpid())}
+	if err := cgroup.Create(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cgroup.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	dir, err := cgroup.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	ns, err := linux.NewNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	c, err := template.Clone(timeout(t), Sandbox{Proc: true, Cgroup: true}, Files{Cgroup: dir, Net: ns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids, err := cgroup.Procs()
+	if err != nil || !slices.Equal(pids, []int{c.PID}) {
+		t.Errorf("the cgroup has %v, %v; want %d", pids, err, c.PID)
+	}
+	release(t, c)
+	if got := ask(t, c.PID); got.Count != 1 {
+		t.Errorf("%+v", got)
+	}
+	if err := c.Process().Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Process().Wait(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	if status, ok, err := c.Process().ExitStatus(); err != nil || ok && status.Signal() != syscall.SIGKILL {
+		t.Errorf("exit status %v, %v", status, err)
+	}
+	if err := c.Discard(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestThreadsHoldTheirRegisters(t *testing.T) {
+	template := makeTemplate(t, start(t, "/usr/bin/python3", "testdata/registers.py"))
+	for range 5 {
+		c := makeClone(t, template)
+		release(t, c)
+		if got := get(t, c.PID, "/"); got != "True 0 True 0" {
+			t.Errorf("looks and differences of two threads: %s", got)
+		}
+		if err := c.Discard(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNodeIsCloned(t *testing.T) {
+	template := makeTemplate(t, start(t, "/usr/bin/node", "testdata/server.js"))
+	if len(template.program.Undo) == 0 {
+		t.Error("V8 keeps its heap from being forked; nothing of the kind was seen")
+	}
+	var took []time.Duration
+	for range 10 {
+		began := time.Now()
+		c := makeClone(t, template)
+		took = append(took, time.Since(began))
+		release(t, c)
+		for n := range 30 {
+			if got, want := get(t, c.PID, "/"), fmt.Sprintf("%d true", n+1); got != want && n > 0 {
+				t.Fatalf("node answers %q, want %q", got, want)
+			}
+		}
+	}
+	slices.Sort(took)
+	t.Logf("a clone took %v (median of %d)", took[len(took)/2], len(took))
+}

@@ -1,0 +1,27 @@
+// Package fork clones a live, multi-threaded process in user space: a fork(2) of another process, with all its threads, on a stock kernel.
+//
+// A Template is a stopped process. Once, NewTemplate stops its threads by ptrace, reads them (Inspect: threads, mappings, descriptors, timers, signals →
+// a Process, and the list of what cannot be cloned), decides what a clone has to do (Plan, a pure function: Process → lists of system calls), writes these lists and
+// a stub that runs them into a region of the template, and has its main thread fork the zygote. After that nobody is traced and the template never runs.
+//
+// The zygote is single-threaded, holds the whole memory of the template copy-on-write, and sleeps in recvmsg. A request brings the first lists of a clone and its
+// descriptors. The zygote calls clone3, and the child is the clone: it makes its namespaces its own, replaces every inherited descriptor by one of
+// its own, gives shared memory a copy, makes the other threads with the ids they had, and reports. Then it waits at the gate, not one instruction of the
+// application's run: Release lets every thread become the application by rt_sigreturn, Discard ends it. A failing op is reported by list, number and purpose, and
+// the clone ends; the zygote goes on.
+//
+// Life of a clone: requested → born → ready → released | discarded. Anything that inspect does not know is a Refusal, never a guess.
+//
+// What works so far: one process without children that is the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
+// undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process, eventfd, epoll, timerfd,
+// signalfd, TCP listeners over IPv4 and IPv6, dup'ed descriptors; itimers; standard streams that are pipes are replaced by the request's. The clone has its own pid,
+// mount, IPC, UTS and (made or given) network namespace, its own /proc, and begins in the given cgroup.
+//
+// What does not: a rootfs of its own (it has a copy of the template's mounts), dropping credentials, seccomp, time namespaces, templates restored from a seed's
+// images, process trees, UDP, unix and connected sockets, inotify, POSIX timers. Nothing outside this package uses it yet. A template that is the first
+// process of its pid namespace takes its clones with it when it ends, and its zygote too.
+//
+// Locks: Template.mu, held while a clone is made.
+//
+// Kernel needs: x86-64; clone3 with set_tid (5.5), CLONE_INTO_CGROUP (5.7), pidfd_getfd (5.6), close_range (5.9), PTRACE_GET_RSEQ_CONFIGURATION (5.13), kcmp.
+package fork

@@ -1,0 +1,288 @@
+package fork
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/ptrace"
+)
+
+// inspector reads one stopped process.
+type inspector struct {
+	pid     int
+	threads []*ptrace.Tracee
+	// scratch is an address in the process where a few hundred bytes may be written.
+	scratch  uint64
+	memory   ptrace.Memory
+	refusals []Refusal
+}
+
+// Inspect reads a process whose threads are all stopped; threads[0] is its main thread. Scratch is a page in it that nobody uses, and `own` the range of
+// addresses that is sprout's. With refusals the process cannot be cloned as it is; an error means that it could not be read.
+func Inspect(ctx context.Context, threads []*ptrace.Tracee, scratch uint64, own [2]uint64) (*Process, []Refusal, error) {
+	i := &inspector{pid: threads[0].Pid, threads: threads, scratch: scratch, memory: ptrace.NewMemory(threads[0].Pid)}
+	p := &Process{}
+	for _, step := range []struct {
+		what string
+		fn   func() error
+	}{
+		{"threads", func() error { return i.readThreads(ctx, p) }},
+		{"relations", func() error { return i.readRelations() }},
+		{"signals and timers", func() error { return i.readSignals(ctx, p) }},
+		{"mappings", func() error { return i.readMappings(p, own) }},
+		{"descriptors", func() error { return i.readFiles(p) }},
+	} {
+		if err := step.fn(); err != nil {
+			return nil, nil, fmt.Errorf("inspect %s of process %d: %w", step.what, i.pid, err)
+		}
+	}
+	return p, i.refusals, nil
+}
+
+func (i *inspector) refuse(code Code, fix, format string, args ...any) {
+	i.refusals = append(i.refusals, Refusal{code, fmt.Sprintf(format, args...), fix})
+}
+
+func (i *inspector) read(format string, args ...any) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/", i.pid) + fmt.Sprintf(format, args...))
+	return string(data), err
+}
+
+func (i *inspector) readThreads(ctx context.Context, p *Process) error {
+	var first struct {
+		creds    linux.Creds
+		schedule string
+		cpus     string
+	}
+	for n, tracee := range i.threads {
+		text, err := i.read("task/%d/status", tracee.Tid)
+		if err != nil {
+			return err
+		}
+		s, err := parseStatus(text)
+		if err != nil {
+			return err
+		}
+		creds, err := linux.ReadCreds(i.pid, tracee.Tid)
+		if err != nil {
+			return err
+		}
+		stat, err := i.read("task/%d/stat", tracee.Tid)
+		if err != nil {
+			return err
+		}
+		order, err := schedule(stat)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			first.creds, first.schedule, first.cpus = creds, order, s.cpus
+		}
+		if !reflect.DeepEqual(creds, first.creds) {
+			i.refuse(CodePrivileges, "", "thread %d has other credentials than the main thread", s.tid)
+		}
+		if order != first.schedule || s.cpus != first.cpus {
+			i.refuse(CodeScheduling, "", "thread %d is scheduled differently from the main thread: %s, cpus %s", s.tid, order, s.cpus)
+		}
+		i.judgeStatus(n == 0, s)
+		t, err := i.readThread(ctx, tracee, s)
+		if err != nil {
+			return fmt.Errorf("thread %d: %w", s.tid, err)
+		}
+		p.Threads = append(p.Threads, t)
+	}
+	return nil
+}
+
+func (i *inspector) judgeStatus(main bool, s status) {
+	if main && s.tid != 1 {
+		i.refuse(CodeNotInit, "run it as the first process of a pid namespace", "the process is number %d in its pid namespace, a clone would be number 1", s.tid)
+	}
+	if s.seccomp != 0 {
+		i.refuse(CodeSeccomp, "", "thread %d has a seccomp filter", s.tid)
+	}
+	if s.pending != 0 || main && s.shared != 0 {
+		i.refuse(CodePending, "try again", "thread %d has pending signals %#x, the process %#x", s.tid, s.pending, s.shared)
+	}
+}
+
+const (
+	sysSigaltstack  = 131
+	sysPrctl        = 157
+	sysRtSigaction  = 13
+	sysGetitimer    = 36
+	prGetTidAddress = 40
+	prGetPdeathsig  = 2
+	sizeofAltStack  = 24
+	sizeofSigaction = 32
+	sizeofItimerval = 32
+	codeSegment64   = 0x33
+	// tileComponents are AMX's configuration and data: the frame of a signal does not hold them unless the process asked for it.
+	tileComponents = 1<<17 | 1<<18
+	// usedComponents is where an XSAVE area says which of its components are not in their initial state.
+	usedComponents = 512
+)
+
+func (i *inspector) readThread(ctx context.Context, tracee *ptrace.Tracee, s status) (t Thread, err error) {
+	t.Tid, t.Comm = s.tid, s.name
+	if t.Regs, err = tracee.Regs(); err != nil {
+		return t, err
+	}
+	if t.XState, err = tracee.XState(); err != nil {
+		return t, err
+	}
+	if len(t.XState) < ptrace.XSaveFixed {
+		return t, fmt.Errorf("extended registers have %d bytes", len(t.XState))
+	}
+	if t.SigMask, err = tracee.SigMask(); err != nil {
+		return t, err
+	}
+	if t.Rseq, err = tracee.Rseq(); err != nil {
+		return t, err
+	}
+	if t.RobustHead, t.RobustLen, err = linux.RobustList(tracee.Tid); err != nil {
+		return t, err
+	}
+	if t.AltStack, err = i.ask(ctx, tracee, sizeofAltStack, sysSigaltstack, 0, i.scratch); err != nil {
+		return t, err
+	}
+	address, err := i.ask(ctx, tracee, 8, sysPrctl, prGetTidAddress, i.scratch)
+	if err != nil {
+		return t, err
+	}
+	t.ClearTid = binary.LittleEndian.Uint64(address)
+	i.judgeRegisters(t)
+	return t, i.judgeRseq(t)
+}
+
+func (i *inspector) judgeRegisters(t Thread) {
+	if t.Regs.Cs != codeSegment64 || t.Regs.Gs_base != 0 {
+		i.refuse(CodeRegisters, "", "thread %d: code segment %#x, gs base %#x", t.Tid, t.Regs.Cs, t.Regs.Gs_base)
+	}
+	if used := binary.LittleEndian.Uint64(t.XState[usedComponents:]); used&tileComponents != 0 {
+		i.refuse(CodeRegisters, "", "thread %d uses AMX tiles", t.Tid)
+	}
+}
+
+// judgeRseq refuses a thread in the middle of a restartable sequence: only the kernel can send it to its abort handler.
+func (i *inspector) judgeRseq(t Thread) error {
+	if t.Rseq.Pointer == 0 {
+		return nil
+	}
+	var section [8]byte
+	if _, err := i.memory.ReadAt(section[:], int64(t.Rseq.Pointer+8)); err != nil {
+		return err
+	}
+	if binary.LittleEndian.Uint64(section[:]) != 0 {
+		i.refuse(CodeRegisters, "try again", "thread %d is in a restartable sequence", t.Tid)
+	}
+	return nil
+}
+
+// ask has a thread write `size` bytes about itself to the scratch page.
+func (i *inspector) ask(ctx context.Context, tracee *ptrace.Tracee, size int, number uint64, args ...uint64) ([]byte, error) {
+	if _, err := tracee.Syscall(ctx, number, args...); err != nil {
+		return nil, fmt.Errorf("inject call %d: %w", number, err)
+	}
+	answer := make([]byte, size)
+	_, err := i.memory.ReadAt(answer, int64(i.scratch))
+	return answer, err
+}
+
+func (i *inspector) readRelations() error {
+	for _, tracee := range i.threads {
+		children, err := i.read("task/%d/children", tracee.Tid)
+		if err != nil {
+			return err
+		}
+		if children != "" {
+			i.refuse(CodeChildren, "", "thread %d has children: %s", tracee.Tid, strings.TrimSpace(children))
+		}
+	}
+	timers, err := i.read("timers")
+	if err != nil {
+		return err
+	}
+	if timers != "" {
+		i.refuse(CodeTimer, "", "the process has POSIX timers")
+	}
+	return nil
+}
+
+func (i *inspector) readSignals(ctx context.Context, p *Process) (err error) {
+	main := i.threads[0]
+	const sigchld, setSize = 17, 8
+	if p.ChildAction, err = i.ask(ctx, main, sizeofSigaction, sysRtSigaction, sigchld, 0, i.scratch, setSize); err != nil {
+		return err
+	}
+	death, err := i.ask(ctx, main, 4, sysPrctl, prGetPdeathsig, i.scratch)
+	if err != nil {
+		return err
+	}
+	if signal := binary.LittleEndian.Uint32(death); signal != 0 {
+		i.refuse(CodePending, "", "the process wants signal %d when its parent ends", signal)
+	}
+	for which := range p.Intervals {
+		b, err := i.ask(ctx, main, sizeofItimerval, sysGetitimer, uint64(which), i.scratch)
+		if err != nil {
+			return err
+		}
+		micros := func(at int) time.Duration {
+			return time.Duration(binary.LittleEndian.Uint64(b[at:]))*time.Second + time.Duration(binary.LittleEndian.Uint64(b[at+8:]))*time.Microsecond
+		}
+		p.Intervals[which] = Interval{Every: micros(0), Value: micros(16)}
+	}
+	return nil
+}
+
+func (i *inspector) readMappings(p *Process, own [2]uint64) error {
+	text, err := i.read("smaps")
+	if err != nil {
+		return err
+	}
+	list, err := parseSmaps(text)
+	if err != nil {
+		return err
+	}
+	p.VMAs = slices.DeleteFunc(list, func(v VMA) bool { return v.Start >= own[0] && v.End <= own[1] })
+	for _, v := range p.VMAs {
+		i.refusals = append(i.refusals, judgeMapping(v)...)
+	}
+	return nil
+}
+
+func (i *inspector) readFiles(p *Process) error {
+	process, err := linux.OpenPidfd(i.pid)
+	if err != nil {
+		return err
+	}
+	defer process.Close()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", i.pid))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			return err
+		}
+		f, err := i.readFile(process, fd)
+		if err != nil {
+			return fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+		p.Files = append(p.Files, f)
+	}
+	slices.SortFunc(p.Files, func(a, b File) int { return a.FD - b.FD })
+	if err := groupFiles(i.pid, p.Files); err != nil {
+		return err
+	}
+	return i.judgePipes(process, p.Files)
+}

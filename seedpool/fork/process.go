@@ -1,0 +1,147 @@
+package fork
+
+import (
+	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/ptrace"
+)
+
+// Process is all that a clone needs to know of a stopped process beyond what fork(2) copies by itself. It is plain data: inspect fills it, plan reads it.
+type Process struct {
+	// Threads: the main thread comes first.
+	Threads []Thread
+	// VMAs by address, without the region that sprout maps itself.
+	VMAs []VMA
+	// Files by descriptor.
+	Files []File
+	// ChildAction is the process's action on SIGCHLD, a struct kernel_sigaction.
+	ChildAction []byte
+	// Intervals are the three itimers: real, virtual, profiling.
+	Intervals [3]Interval
+}
+
+// Thread is one thread of a Process.
+type Thread struct {
+	// Tid as the process itself sees it.
+	Tid  int
+	Comm string
+	Regs ptrace.Regs
+	// XState in standard XSAVE layout.
+	XState  []byte
+	SigMask uint64
+	// AltStack is a struct sigaltstack.
+	AltStack []byte
+	// RobustHead and RobustLen: the list of robust futexes; 0 if it has none.
+	RobustHead, RobustLen uint64
+	Rseq                  ptrace.RseqConfig
+	// ClearTid is the word that the kernel clears when the thread ends (set_tid_address).
+	ClearTid uint64
+}
+
+// Interval is an itimer or timerfd: it fires after Value, then every Every. Zero is off.
+type Interval struct{ Every, Value time.Duration }
+
+// VMA is one mapping, a line of maps with the flags of smaps.
+type VMA struct {
+	Start, End uint64
+	// Perms like "rw-p".
+	Perms  string
+	Offset uint64
+	Device string
+	Inode  uint64
+	Path   string
+	// Flags are the two-letter codes of VmFlags.
+	Flags []string
+}
+
+// File is one descriptor.
+type File struct {
+	FD   int
+	Kind Kind
+	// Path of what is opened by path, or the link's text.
+	Path string
+	// Flags as for open(2), with O_CLOEXEC.
+	Flags int
+	Pos   int64
+	// Same is the lowest descriptor of the same open file (dup), FD itself if there is none lower.
+	Same int
+	// Inode is a pipe's: both ends have it.
+	Inode uint64
+	// Count and Semaphore of an eventfd.
+	Count     uint64
+	Semaphore bool
+	// Watches of an epoll instance.
+	Watches []Watch
+	// Clock and Timer of a timerfd.
+	Clock int
+	Timer Interval
+	// Mask of a signalfd.
+	Mask uint64
+	// Size of a pipe in bytes; Content is what waits in it, given with the end to read from.
+	Size    int
+	Content []byte
+	// Socket, if it is one.
+	Socket *linux.Socket
+}
+
+// Kind is what a descriptor is.
+type Kind string
+
+// Kinds that a clone can be given. Stdio is a descriptor that leads out of the process by a pipe, of which every clone is given its own.
+const (
+	KindRegular Kind = "regular"
+	KindDir     Kind = "directory"
+	KindChar    Kind = "char"
+	KindPipe    Kind = "pipe"
+	KindStdio   Kind = "stdio"
+	KindEvent   Kind = "eventfd"
+	KindEpoll   Kind = "epoll"
+	KindTimer   Kind = "timerfd"
+	KindSignal  Kind = "signalfd"
+	KindSocket  Kind = "socket"
+)
+
+// Watch is one registration in an epoll instance.
+type Watch struct {
+	FD     int
+	Events uint32
+	Data   uint64
+	Inode  uint64
+}
+
+// Refusal says why a process cannot be cloned, and what could be done about it.
+type Refusal struct {
+	Code Code
+	// What exactly was met, for people.
+	What string
+	// Fix is what the owner of the application or of the host could change; empty if nothing.
+	Fix string
+}
+
+// Code names a refusal for machines.
+type Code string
+
+// All codes.
+const (
+	CodeNotInit    Code = "not-init"
+	CodeChildren   Code = "children"
+	CodeSeccomp    Code = "seccomp"
+	CodePending    Code = "signal-pending"
+	CodePrivileges Code = "thread-credentials"
+	CodeScheduling Code = "thread-scheduling"
+	CodeTimer      Code = "posix-timer"
+	CodeRegisters  Code = "registers"
+	CodeMapping    Code = "mapping"
+	CodeLazy       Code = "lazy-memory"
+	CodeShared     Code = "shared-file-mapping"
+	CodeFile       Code = "file"
+	CodeUnlinked   Code = "file-unlinked"
+	CodeLocked     Code = "file-locked"
+	CodeDevice     Code = "device"
+	CodePipe       Code = "pipe"
+	CodeEpoll      Code = "epoll"
+	CodeSocket     Code = "socket"
+	CodeConnected  Code = "socket-connected"
+	CodeMPTCP      Code = "socket-mptcp"
+)

@@ -1,0 +1,87 @@
+package fork
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Sandbox is what a clone has of its own beyond its process.
+type Sandbox struct {
+	// Hostname in the clone's UTS namespace; empty leaves the template's.
+	Hostname string
+	// Proc mounts a new /proc over the template's.
+	Proc bool
+	// OwnNet makes a network namespace with only a loopback device; else the clone joins the one that comes with the request.
+	OwnNet bool
+	// Cgroup: the clone begins in the cgroup that comes with the request.
+	Cgroup bool
+}
+
+const (
+	cloneNewNS, cloneNewUTS, cloneNewIPC     = 0x20000, 0x4000000, 0x8000000
+	cloneNewPID, cloneNewNet                 = 0x20000000, 0x40000000
+	cloneIntoCgroup                          = 0x200000000
+	mountNoSuid, mountNoDev, mountNoExec     = 2, 4, 8
+	mountRecursive, mountPrivate             = 0x4000, 0x40000
+	datagram, setInterfaceFlags, interfaceUp = 2, 0x8914, 1
+)
+
+// request is the packet that has the zygote make a clone: its memory in the zygote's request buffer, beginning with the first op. It is pure.
+func (p *Program) request(number uint64, s Sandbox) ([]byte, *program, error) {
+	r := newProgram(p.Request)
+	entry := r.list("entry")
+	r.labels["entry"] = r.bytes(make([]byte, opSize), 8)
+	r.labels["clone"], r.labels["report"] = p.Child, p.Report
+	temp := r.words(0)
+	entry.add(poke("begin", temp, 0).then(FlagJump, "request"))
+
+	flags := uint64(cloneNewPID | cloneNewNS | cloneNewUTS | cloneNewIPC)
+	if s.OwnNet {
+		flags |= cloneNewNet
+	}
+	if s.Cgroup {
+		flags |= cloneIntoCgroup
+	}
+	args := r.words(cloneArgs{flags: flags, exitSignal: signalChild, cgroup: uint64(p.FDBase + fdCgroup)}.words()...)
+	r.list("request").add(
+		call("clone the template", sysClone3, args, cloneArgsSize).to(p.Result).then(FlagIfZero, "sandbox").with(FlagIgnore),
+		poke("end", temp, 0).then(FlagJump, "report"),
+	)
+	p.sandbox(r, temp, s)
+	r.place()
+	if err := r.encode(); err != nil {
+		return nil, nil, err
+	}
+	if len(r.data) > requestSize {
+		return nil, nil, fmt.Errorf("request needs %d bytes, the zygote has room for %d", len(r.data), requestSize)
+	}
+	return append(binary.LittleEndian.AppendUint64(nil, number), r.data...), r, nil
+}
+
+func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
+	iov := r.words(r.words(kindBorn, 0, 0), messageSize-8, p.Header+headerRequest, 8)
+	times := p.times
+	const monotonic = 1
+	l := r.list("sandbox")
+	l.add(call("report birth", sysWritev, uint64(p.Control), iov, 2),
+		call("note the time", sysClockGettime, monotonic, times),
+		call("begin a session", sysSetsid))
+	if s.OwnNet {
+		name := append(append([]byte("lo"), make([]byte, 14)...), append([]byte{interfaceUp, 0}, make([]byte, 22)...)...) // struct ifreq
+		l.add(call("make a socket", sysSocket, afInet, datagram).to(temp),
+			call("set lo up", sysIoctl, temp, setInterfaceFlags, r.bytes(name, 8)).with(indirect(0)),
+			call("close it", sysClose, temp).with(indirect(0)))
+	} else {
+		l.add(call("join the network namespace", sysSetns, uint64(p.FDBase+fdNet), cloneNewNet))
+	}
+	none := r.string("none")
+	l.add(call("keep mounts private", sysMount, none, r.string("/"), 0, mountRecursive|mountPrivate))
+	if s.Proc {
+		proc := r.string("proc")
+		l.add(call("mount /proc", sysMount, proc, r.string("/proc"), proc, mountNoSuid|mountNoDev|mountNoExec))
+	}
+	if s.Hostname != "" {
+		l.add(call("set the host name", sysSethostname, r.string(s.Hostname), uint64(len(s.Hostname))))
+	}
+	l.add(poke("go on", temp, 0).then(FlagJump, "clone"))
+}
