@@ -313,9 +313,11 @@ func (r *dirRootfs) PrepareBake(_ context.Context, seed, _ string) ([]string, er
 func (r *dirRootfs) CommitSeed(_ context.Context, seed string) error {
 	return errors.Join(os.MkdirAll(r.dir("seeds"), 0o700), os.Rename(r.dir("bakes", seed), r.dir("seeds", seed)))
 }
+
 func (r *dirRootfs) AbortBake(_ context.Context, seed string) error {
 	return os.RemoveAll(r.dir("bakes", seed))
 }
+
 func (r *dirRootfs) RemoveSeed(_ context.Context, seed string) error {
 	return os.RemoveAll(r.dir("seeds", seed))
 }

@@ -490,7 +490,7 @@ func (p *bedPool) Discard(ctx context.Context, r *api.DiscardRequest) (*api.Empt
 	if inst == nil {
 		return nil, errgrpc.ToGRPC(errdefs.ErrNotFound)
 	}
-	if err := (signalPID(int(inst.Pid), sigkill)); err != nil && !ended(err) {
+	if err := signalPID(int(inst.Pid), sigkill); err != nil && !ended(err) {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	p.release(inst)

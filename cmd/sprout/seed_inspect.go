@@ -46,13 +46,21 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		phase += ": " + s.Reason
 	}
 	rows := [][]string{
-		{"id", s.Id}, {"namespace", s.Namespace}, {"image", s.Image}, {"mode", s.Mode}, {"phase", phase},
+		{"id", s.Id},
+		{"namespace", s.Namespace},
+		{"image", s.Image},
+		{"mode", s.Mode},
+		{"phase", phase},
 		{"created", time.Unix(0, s.CreatedUnixNanoseconds).Format(time.RFC3339)},
-		{"memory image", bytesText(s.ImageBytes)}, {"rootfs layer", bytesText(s.RootfsBytes)},
+		{"memory image", bytesText(s.ImageBytes)},
+		{"rootfs layer", bytesText(s.RootfsBytes)},
 		{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
 		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
-		{"late env", strings.Join(s.LateEnv, " ")}, {"late mounts", strings.Join(s.LateMounts, " ")},
-		{"key parts", names(s.Key.GetParts())}, {"key env", names(s.Key.GetEnv())}, {"key mounts", names(s.Key.GetMounts())},
+		{"late env", strings.Join(s.LateEnv, " ")},
+		{"late mounts", strings.Join(s.LateMounts, " ")},
+		{"key parts", names(s.Key.GetParts())},
+		{"key env", names(s.Key.GetEnv())},
+		{"key mounts", names(s.Key.GetMounts())},
 	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
 }
