@@ -312,7 +312,7 @@ type bedPool struct {
 	// afterMake is called with each instance before it is handed out; reported gets each report.
 	afterMake func(*api.Instance) error
 	reported  chan *api.Start
-	onClaim   func()
+	onClaim   func() error
 	server    *ttrpc.Server
 
 	mu        sync.Mutex
@@ -356,7 +356,7 @@ func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupRe
 
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {
 	if p.onClaim != nil {
-		p.onClaim()
+		return nil, p.onClaim()
 	}
 	if err := p.failure("Claim"); err != nil {
 		return nil, err

@@ -35,8 +35,8 @@ type identity struct {
 }
 
 // bind gives the frozen instance the identity of the container, one named and timed step after the other. The instance runs nothing
-// of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once opened they are not closed
-// again before the end, as a client takes the end of the output for the end of the container.
+// of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once containerd's are open,
+// nothing may fail.
 func (a *attempt) bind(ctx context.Context) error {
 	for _, step := range []struct {
 		name string

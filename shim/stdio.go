@@ -46,23 +46,41 @@ func openStreams(ctx context.Context, id string, asked stdio.Stdio, inst *api.In
 			s.close(ctx)
 		}
 	}()
+	// Containerd's pipes come last: once opened they must not be closed before the end, which a client would take for the end of the container.
+	app, err := s.openApp(inst)
+	if err != nil {
+		return nil, err
+	}
 	out, errOut, err := s.openOutputs(ctx, id, asked)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.copyOut(ctx, inst.Stdout, out); err != nil {
+	if err := s.copyIn(ctx, asked.Stdin, app.stdin); err != nil {
 		return nil, err
 	}
-	if err := s.copyOut(ctx, inst.Stderr, errOut); err != nil {
-		return nil, err
+	return s, errors.Join(s.copyOut(ctx, app.stdout, out), s.copyOut(ctx, app.stderr, errOut))
+}
+
+// appPipes are our ends of the instance's pipes; nil: the stream is /dev/null.
+type appPipes struct {
+	stdin, stdout, stderr *os.File
+}
+
+func (s *streams) openApp(inst *api.Instance) (app appPipes, err error) {
+	for _, p := range []struct {
+		path string
+		open func(string) (*os.File, error)
+		end  **os.File
+	}{{inst.Stdin, linux.WriteFifo, &app.stdin}, {inst.Stdout, linux.ReadFifo, &app.stdout}, {inst.Stderr, linux.ReadFifo, &app.stderr}} {
+		if p.path == "" {
+			continue
+		}
+		if *p.end, err = p.open(p.path); err != nil {
+			return app, err
+		}
+		s.closers = append(s.closers, *p.end)
 	}
-	if inst.Stdin == "" {
-		return s, nil
-	}
-	if err := s.copyIn(ctx, asked.Stdin, inst.Stdin); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return app, nil
 }
 
 // openOutputs opens where the two outputs go.
@@ -165,41 +183,35 @@ func openSink(path string) (*os.File, error) {
 }
 
 // copyOut copies from a pipe of the instance until its last writer is gone; then nothing that was written is left in it.
-func (s *streams) copyOut(ctx context.Context, from string, to *sink) error {
-	if from == "" {
+func (s *streams) copyOut(ctx context.Context, from *os.File, to *sink) error {
+	if from == nil {
 		return to.Close()
 	}
-	src, err := linux.ReadFifo(from)
-	if err != nil {
-		return err
-	}
-	s.closers = append(s.closers, src)
 	s.copies.Go(func() {
 		defer to.Close()
-		if _, err := io.Copy(to.Writer, src); err != nil && !errors.Is(err, os.ErrClosed) {
-			log.G(ctx).WithError(err).WithField("pipe", from).Warn("copy output of woken task")
+		if _, err := io.Copy(to.Writer, from); err != nil && !errors.Is(err, os.ErrClosed) {
+			log.G(ctx).WithError(err).WithField("pipe", from.Name()).Warn("copy output of woken task")
 			// What cannot be kept is thrown away: an app that nobody reads from would stop.
-			io.Copy(io.Discard, src)
+			io.Copy(io.Discard, from)
 		}
 	})
 	return nil
 }
 
 // copyIn copies containerd's stdin to the instance and ends it with it. No stdin asked for: the app reads the end of it at once.
-func (s *streams) copyIn(ctx context.Context, from, to string) error {
-	dst, err := linux.WriteFifo(to)
-	if err != nil {
-		return err
+func (s *streams) copyIn(ctx context.Context, from string, to *os.File) error {
+	if to == nil {
+		return nil
 	}
 	if from == "" {
-		return dst.Close()
+		return to.Close()
 	}
 	// Both return at once and connect when the other side does; the second one keeps the pipe open until CloseIO.
 	src, err := fifo.OpenFifo(context.WithoutCancel(ctx), from, syscall.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return errors.Join(err, dst.Close())
+		return err
 	}
-	s.closers = append(s.closers, src, dst)
+	s.closers = append(s.closers, src)
 	hold, err := fifo.OpenFifo(context.WithoutCancel(ctx), from, syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -209,10 +221,10 @@ func (s *streams) copyIn(ctx context.Context, from, to string) error {
 	s.mu.Unlock()
 	// Not one of copies: a task that exits does not wait for somebody to type.
 	go func() {
-		if _, err := io.Copy(dst, src); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, syscall.EPIPE) {
-			log.G(ctx).WithError(err).WithField("pipe", to).Debug("copy input of woken task")
+		if _, err := io.Copy(to, src); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, syscall.EPIPE) {
+			log.G(ctx).WithError(err).WithField("pipe", to.Name()).Debug("copy input of woken task")
 		}
-		dst.Close()
+		to.Close()
 	}()
 	return nil
 }

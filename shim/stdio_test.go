@@ -348,3 +348,36 @@ func TestDrainGivesUpOnAClientThatDoesNotRead(t *testing.T) {
 		t.Errorf("drain took %v, want its limit", took)
 	}
 }
+
+func TestInstanceWithoutPipesCostsTheClientNoEndOfOutput(t *testing.T) {
+	b := newPipeBed(t)
+	got := make(chan []byte, 1)
+	go func() { // As a client does: its open returns with the first writer, its read with the last.
+		client, err := os.Open(b.asked.Stdout)
+		if err != nil {
+			t.Error(err)
+		}
+		defer client.Close()
+		data, err := io.ReadAll(client)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- data
+	}()
+	<-time.After(20 * time.Millisecond)
+	b.inst.Stderr = filepath.Join(b.dir, "gone")
+	if _, err := openStreams(t.Context(), "c1", b.asked, b.inst); err == nil {
+		t.Fatal("opened")
+	}
+	next, err := os.OpenFile(b.asked.Stdout, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(next, "cold\n"); err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+	if data := <-got; string(data) != "cold\n" {
+		t.Errorf("client read %q", data)
+	}
+}

@@ -107,7 +107,7 @@ func TestFailedClaimFallsBackToRestore(t *testing.T) {
 
 func TestSproutdThatDiesDuringTheStartIsAReason(t *testing.T) {
 	b := newBed(t, answering)
-	b.pool.onClaim = func() { b.pool.server.Close() }
+	b.pool.onClaim = func() error { return b.pool.server.Close() }
 	b.cold(b.request("c1", b.spec(b.cgroup("c1"))), "thaw sproutd-down", "restore sproutd-down")
 }
 
