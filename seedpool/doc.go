@@ -1,0 +1,71 @@
+// Package seedpool holds the seeds of one node, keeps spares of them ready, and gives them to the shims that ask. It is most of sproutd; shims, snapshotter and
+// command line import it for the key of a container (KeyOf), the reason codes, the paths and the client.
+//
+// # Life of a seed
+//
+//	bake: boot, ready, warm up, dump (package bake) → layer committed → files sealed → one instance tried → row: it counts
+//	ready ──▶ bad (a file is not as it was baked)          ready ──▶ stale (another kernel, CPU, CRIU or sprout; not kept, judged at each start)
+//	any of them ──▶ removed: row, then spares, keeper, files, layer
+//
+// A seed belongs to one containerd namespace and is never seen from another. Bad and stale seeds are shown with their reason and never woken. A seed is a
+// cache entry: it may be dropped at any time, and goes with its image.
+//
+// Before a keeper reads a seed's files, their sha256 sums have been right once in this boot, and stat says that they were not touched since (files.go).
+//
+// # Life of an instance
+//
+//	making ──▶ ready ──▶ claimed ──▶ bound ──▶ dying ──▶ (no row)
+//	   └──────restored───▶┘ any ─────────────────▶┘
+//
+// phase.go has the table. making: a keeper restores it. ready: a spare, frozen in its own cgroup, in its pool. claimed: a container's shim has it. bound: it is the
+// container; the row stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
+//
+// # State
+//
+// Two databases (bbolt; store.go). What must outlive the machine, each change synced:
+//
+//	<StateDir>/sprout.db
+//	├── meta       version: "1"
+//	├── seeds      <seed id>: api.SeedMeta
+//	└── pools      <seed id>: api.PoolRow, for pools that want spares
+//
+// What ends with this boot, not synced: it outlives kill -9, which is all it must, and no claim waits for a disk:
+//
+//	<RunDir>/instances-<boot id>.db
+//	├── meta       version: "1"
+//	├── instances  <instance id>: api.InstanceRow
+//	└── sums       <seed id>: what stat said of its files when their sums were right
+//
+// Files:
+//
+//	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
+//	<RunDir>/instances/<id>/      named pipes 0, 1, 2; CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
+//	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
+//	<RunDir>/keepers/<seed id>.sock and what the keeper has beside it (package keeper)
+//	<RunDir>/starts/<ns>/<id>.json  records of starts, written by shims
+//
+// # What a crash leaves
+//
+// Seeds: files first, then the row; on removal the row first. A directory or a layer without a row is a bake or a removal that was cut, and is removed.
+// Instances: the row first, in phase making, before anything else of it exists; it is deleted last. So what has no row is nobody's, and what is found in making
+// or dying is destroyed. A spare is moved to claimed before the answer: two callers never have the same one. sproutd may be killed at any moment; keepers, spares
+// and containers go on, and the next one (recover.go) takes the spares back that are alive, frozen and kept. No container start waits for that.
+//
+// A claim that its shim never confirms is destroyed when the shim is dead and bind_timeout is over (order.go). The snapshot of the container is renewed only
+// while the shim waits for the answer; afterwards it may run on it, cold, and only our label is taken off.
+//
+// # Locks
+//
+//	Pool.busy[container]    held over claim, restore, discard of one container: they touch its snapshot
+//	  instance.end          held while an instance is destroyed
+//	    seed.load           held while files are checked and the keeper is started
+//	      Pool.changes      held over a change of a seed's or pool's row
+//	        Pool.mu         all maps and rows in memory; held over writes of boot's database, which wait for nothing
+//	          keepers.mu    leaf
+//
+// Rows in memory (seed.meta, instance.row) are replaced, never changed: they may be read after Pool.mu was released.
+//
+// # Kernel needs
+//
+// Those of packages linux, restore and keeper: cgroup v2 with freezer and cgroup.kill, pidfd, overlayfs.
+package seedpool
