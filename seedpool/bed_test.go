@@ -409,9 +409,4 @@ func self(role string, args any) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// where shortens paths in messages.
-func (b *bed) where(path string) string {
-	return strings.TrimPrefix(path, filepath.Dir(b.config.RunDir))
-}
-
 func errorSays(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }

@@ -1,5 +1,7 @@
 package shim
 
+//lint:file-ignore SA1019 prestart hooks are deprecated for those who write specs; nerdctl and others still do.
+
 import (
 	"encoding/json"
 	"fmt"

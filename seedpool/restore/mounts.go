@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/moby/sys/mountinfo"
 )
@@ -12,7 +13,12 @@ var native = map[string]bool{"proc": true, "sysfs": true, "mqueue": true}
 
 // mountPoints lists the mount points of a process, and those of them that are prepared outside CRIU.
 func mountPoints(pid int) (all map[string]bool, external []string, err error) {
-	list, err := mountinfo.PidMountInfo(pid)
+	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer file.Close()
+	list, err := mountinfo.GetMountsFromReader(file, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read mounts of %d: %w", pid, err)
 	}
