@@ -338,11 +338,11 @@ func TestASeedFromAnotherMachineIsStale(t *testing.T) {
 	for part := range testHost {
 		t.Run(part, func(t *testing.T) {
 			b := newBed(t)
-			p := b.recovered()
+			b.recovered()
 			key := keyOf(t, spec())
 			s := b.seed("ns", "shop", key)
 			b.close()
-			p = b.prepare()
+			p := b.prepare()
 			p.host = map[string]string{PartKernel: "k", PartCPU: "c", PartCRIU: "r", PartSprout: "s"}
 			p.host[part] = "other"
 			if err := p.open(t.Context()); err != nil {
