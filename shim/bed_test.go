@@ -116,9 +116,11 @@ func (b *bed) spec(cgroup string) *specs.Spec {
 			Namespaces:  []specs.LinuxNamespace{{Type: "pid"}, {Type: "ipc"}, {Type: "uts"}, {Type: "mount"}, {Type: "network"}},
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-				Memory:  &specs.LinuxMemory{Limit: &limit},
 			},
 		},
+	}
+	if !onV2Only() {
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
 	}
 	for _, dir := range []string{"/usr", "/bin", "/lib", "/lib64"} {
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "ro"}})

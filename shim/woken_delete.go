@@ -74,6 +74,10 @@ func (t *wokenTask) endCreated(ctx context.Context) error {
 // directory and the start record. The file that lets the launcher answer comes last. It may be repeated after an error.
 func (t *wokenTask) clear(ctx context.Context) error {
 	t.streams.drain(ctx, drainBeforeDelete)
+	// A task that was killed before its start has left its cgroup frozen: where there is only cgroup v2, runc would call it paused.
+	if err := t.cgroup.Thaw(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err := t.runtime.Delete(ctx, t.id, nil); err != nil && !strings.Contains(err.Error(), "does not exist") {
 		return fmt.Errorf("delete runc state: %w", err)
 	}
