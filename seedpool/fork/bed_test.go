@@ -32,13 +32,18 @@ func start(t testing.TB, args ...string) int {
 	t.Helper()
 	script := `mount --make-rprivate / && mount -t proc proc /proc && exec "$@"`
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	ns, err := linux.NewNetNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := linux.Enter([]linux.NS{{File: ns}}, cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
@@ -64,6 +69,9 @@ func startWitness(t testing.TB) int {
 func makeTemplate(t testing.TB, pid int) *Template {
 	t.Helper()
 	template, err := NewTemplate(timeout(t), pid)
+	for passing := new(RefusedError); errors.As(err, &passing) && passing.Refusals[0].Fix == TryAgain; {
+		template, err = NewTemplate(timeout(t), pid)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

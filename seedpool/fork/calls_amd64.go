@@ -53,7 +53,7 @@ const (
 
 var callNames = map[uint64]string{
 	sysRead: "read", sysWrite: "write", sysClose: "close", sysLseek: "lseek", sysMmap: "mmap", sysRtSigaction: "rt_sigaction", sysRtSigreturn: "rt_sigreturn", sysIoctl: "ioctl",
-	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
+	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
 	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysPrctl: "prctl", sysMount: "mount",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -310,5 +311,32 @@ func TestNodeIsCloned(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	t.Logf("a clone took %v (median of %d)", took[len(took)/2], len(took))
+	t.Logf("a clone of %d threads took %v (median of %d)", threads(t, template.pid), took[len(took)/2], len(took))
+}
+
+func TestJavaIsCloned(t *testing.T) {
+	template := makeTemplate(t, start(t, "/usr/bin/java", "-Xmx256m", "-XX:+UseG1GC", "-XX:-UsePerfData", "-cp", "testdata", "Server"))
+	var took []time.Duration
+	for range 5 {
+		began := time.Now()
+		c := makeClone(t, template)
+		took = append(took, time.Since(began))
+		release(t, c)
+		for n := range 50 {
+			if got, want := get(t, c.PID, "/"), strconv.Itoa(n+1); got != want {
+				t.Fatalf("java answers %q, want %q", got, want)
+			}
+		}
+	}
+	slices.Sort(took)
+	t.Logf("a clone of %d threads took %v (median of %d)", threads(t, template.pid), took[len(took)/2], len(took))
+}
+
+func threads(t testing.TB, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
 }

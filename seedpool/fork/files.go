@@ -14,6 +14,7 @@ import (
 
 // Numbers of the kernel's, for x86-64.
 const (
+	afUnix            = 1
 	afInet, afInet6   = 2, 10
 	sockStream        = 1
 	protocolMPTCP     = 262
@@ -107,7 +108,7 @@ func stateless(info fs.FileInfo) bool {
 	return ok && stat.Rdev>>8 == memoryDeviceMajor && slices.Contains(sharedDevices, uint32(stat.Rdev&0xff))
 }
 
-// readSocket accepts TCP listeners with an empty queue.
+// readSocket accepts TCP listeners with an empty queue, and unix sockets that lead nowhere.
 func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 	s, err := process.Socket(f.FD)
 	if err != nil {
@@ -117,6 +118,7 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 	switch what := fmt.Sprintf("descriptor %d is a socket of family %d, type %d, protocol %d", f.FD, s.Family, s.Type, s.Protocol); {
 	case s.Protocol == protocolMPTCP:
 		i.refuse(CodeMPTCP, "Go: GODEBUG=multipathtcp=0", "%s", what)
+	case s.Family == afUnix && s.Type == sockStream && s.HungUp: // java keeps one, to put in the place of what it closes
 	case s.Family != afInet && s.Family != afInet6 || s.Type != sockStream || s.Filtered:
 		i.refuse(CodeSocket, "", "%s", what)
 	case s.Connected:
@@ -124,7 +126,7 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 	case !s.Listening:
 		i.refuse(CodeSocket, "", "%s that does not listen", what)
 	case s.Queued != 0:
-		i.refuse(CodeConnected, "try again", "%s with %d connections to accept", what, s.Queued)
+		i.refuse(CodeConnected, TryAgain, "%s with %d connections to accept", what, s.Queued)
 	}
 	return nil
 }
@@ -171,7 +173,7 @@ func (i *inspector) judgePipes(process *linux.Pidfd, files []File) error {
 			}
 			f.Content = content
 			if len(content) > 0 && f.Flags&openDirect != 0 {
-				i.refuse(CodePipe, "try again", "descriptor %d is a pipe with packets to read", f.FD)
+				i.refuse(CodePipe, TryAgain, "descriptor %d is a pipe with packets to read", f.FD)
 			}
 		}
 	}

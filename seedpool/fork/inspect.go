@@ -110,7 +110,7 @@ func (i *inspector) judgeStatus(main bool, s status) {
 		i.refuse(CodeSeccomp, "", "thread %d has a seccomp filter", s.tid)
 	}
 	if s.pending != 0 || main && s.shared != 0 {
-		i.refuse(CodePending, "try again", "thread %d has pending signals %#x, the process %#x", s.tid, s.pending, s.shared)
+		i.refuse(CodePending, TryAgain, "thread %d has pending signals %#x, the process %#x", s.tid, s.pending, s.shared)
 	}
 }
 
@@ -182,7 +182,7 @@ func (i *inspector) judgeRseq(t Thread) error {
 		return err
 	}
 	if binary.LittleEndian.Uint64(section[:]) != 0 {
-		i.refuse(CodeRegisters, "try again", "thread %d is in a restartable sequence", t.Tid)
+		i.refuse(CodeRegisters, TryAgain, "thread %d is in a restartable sequence", t.Tid)
 	}
 	return nil
 }

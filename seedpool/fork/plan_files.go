@@ -82,6 +82,10 @@ func (p *planner) planFile(f File) error {
 	case KindEpoll:
 		p.main.add(call("make an epoll instance", sysEpollCreate1).to(p.temp))
 	case KindSocket:
+		if f.Socket.Family == afUnix {
+			p.planHungUp(f)
+			return nil
+		}
 		p.planSocket(f)
 	default:
 		return fmt.Errorf("kind %q is not known", f.Kind)
@@ -108,6 +112,17 @@ func (p *planner) planSocket(f File) {
 	if f.Flags&openNonblock != 0 {
 		p.main.add(call("make it non-blocking", sysFcntl, p.temp, fcntlSetFlags, openNonblock).with(indirect(0)))
 	}
+}
+
+// planHungUp makes a unix socket whose peer is gone.
+func (p *planner) planHungUp(f File) {
+	pair := p.words(0, 0) // the second word is read with the second descriptor
+	p.main.add(call("make a socket pair", sysSocketpair, afUnix, uint64(f.Socket.Type), 0, pair),
+		call("hang up", sysClose, pair+4).with(indirect(0)))
+	if f.Flags&openNonblock != 0 {
+		p.main.add(call("make it non-blocking", sysFcntl, pair, fcntlSetFlags, openNonblock).with(indirect(0)))
+	}
+	p.put(pair, f)
 }
 
 // planPipes makes the pipes whose two ends are both inside.

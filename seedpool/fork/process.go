@@ -119,6 +119,9 @@ type Refusal struct {
 	Fix string
 }
 
+// TryAgain is the Fix of a refusal that passes by itself: the process was met at a bad moment.
+const TryAgain = "try again"
+
 // Code names a refusal for machines.
 type Code string
 

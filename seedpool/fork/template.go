@@ -64,7 +64,6 @@ func NewTemplate(ctx context.Context, pid int) (*Template, error) {
 const (
 	mapPrivateAnonymous = 0x22
 	noFile              = ^uint64(0)
-	unixFamily          = 1
 	packetSocket        = 5 | openCloexec
 	pageSize            = 4096
 )
@@ -89,7 +88,7 @@ func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee) (*Template,
 // fork writes the program into the template, starts the zygote and connects to it.
 func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process) (_ *Template, err error) {
 	memory := ptrace.NewMemory(pid)
-	if _, err := main.Syscall(ctx, sysSocketpair, unixFamily, packetSocket, 0, base+codeSize); err != nil {
+	if _, err := main.Syscall(ctx, sysSocketpair, afUnix, packetSocket, 0, base+codeSize); err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
 	var pair [8]byte

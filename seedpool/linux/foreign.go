@@ -17,8 +17,8 @@ type Socket struct {
 	Listening              bool
 	// Address is what it is bound to, as bind(2) takes it (struct sockaddr_*).
 	Address []byte
-	// Connected: it has a peer.
-	Connected bool
+	// Connected: it has a peer. Hung up: the peer of a unix socket is gone, there is nothing to read and nobody to write to.
+	Connected, HungUp bool
 	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
 	Backlog, Queued uint32
 	// Options that differ from a new socket's of the same kind.
@@ -149,6 +149,10 @@ func askSocket(fd int) (s Socket, err error) {
 	s.Address = rawAddress(local)
 	_, err = unix.Getpeername(fd)
 	s.Connected = err == nil
+	if s.Family == unix.AF_UNIX && s.Connected {
+		s.HungUp, err = hungUp(fd)
+		return s, err
+	}
 	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 {
 		return s, nil
 	}
@@ -165,6 +169,16 @@ func askSocket(fd int) (s Socket, err error) {
 	}
 	s.Options, err = changedOptions(fd, s)
 	return s, err
+}
+
+// hungUp says that both directions are shut and the queue is empty.
+func hungUp(fd int) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return false, os.NewSyscallError("poll", err)
+	}
+	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	return fds[0].Revents&unix.POLLHUP != 0 && waiting == 0, os.NewSyscallError("ioctl TIOCINQ", err)
 }
 
 // changedOptions are the options whose values a new socket of the same kind does not have.

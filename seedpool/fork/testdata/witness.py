@@ -1,10 +1,7 @@
 # A threaded HTTP server with one of each kind of descriptor and memory that a clone is given. It says "ready" on its standard output.
-import ctypes, faulthandler, fcntl, http.server, json, mmap, os, select, signal, socket, struct, sys, tempfile, threading, time
+import ctypes, faulthandler, http.server, json, mmap, os, select, signal, socket, struct, sys, threading, time
 
 libc = ctypes.CDLL(None, use_errno=True)
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-fcntl.ioctl(s, 0x8914, struct.pack("16sH22x", b"lo", 1))  # lo up
-s.close()
 faulthandler.enable()  # an alternate signal stack
 
 keep = []
