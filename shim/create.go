@@ -44,18 +44,6 @@ func (s *service) createCold(ctx context.Context, r *taskAPI.CreateTaskRequest, 
 	return resp, nil
 }
 
-func (s *service) begin() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.creating++
-}
-
-func (s *service) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.creating--
-}
-
 // instanceFileName is the file in the bundle of a woken container from which Cleanup knows what the shim held.
 const instanceFileName = "sprout.instance"
 

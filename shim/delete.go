@@ -9,6 +9,9 @@ import (
 
 // Delete removes what is left of an ended task, or of a process that was added to it.
 func (s *service) Delete(ctx context.Context, r *taskAPI.DeleteRequest) (*taskAPI.DeleteResponse, error) {
+	// The task is gone before the answer is out: containerd's wish to end, for another task of the pod, must not come between.
+	s.begin()
+	defer s.end()
 	if t := s.woken.get(r.ID); t != nil {
 		return t.delete(ctx, r)
 	}

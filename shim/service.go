@@ -21,9 +21,9 @@ type service struct {
 	woken *wokenTasks
 	cold  taskAPI.TTRPCTaskService
 
-	mu       sync.Mutex
-	creating int                  // +checklocks:mu: creates under way; the shim must not end before they have
-	booted   map[string]*coldTask // +checklocks:mu
+	mu     sync.Mutex
+	busy   int                  // +checklocks:mu: creates and deletes under way; the shim must not end before they have
+	booted map[string]*coldTask // +checklocks:mu
 }
 
 // coldTask is what this package knows of a task that the cold service has.
@@ -41,6 +41,19 @@ func newService(ctx context.Context, params seedpool.ShimParams, events *eventQu
 	woken := newWokenTasks(events.add, params)
 	sd.RegisterCallback(func(context.Context) error { return woken.close() })
 	return &service{woken: woken, cold: cold, booted: make(map[string]*coldTask)}, nil
+}
+
+// begin notes a request that makes or removes a task, end that it is done.
+func (s *service) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy++
+}
+
+func (s *service) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy--
 }
 
 // coldTask returns a task that started cold; nil: there is none with that id.
