@@ -91,8 +91,15 @@ func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
 	}
 	found.pid = hello.Pid
 	k.mu.Lock()
-	k.open[seed] = found
+	other := k.open[seed]
+	if other == nil || !other.alive() {
+		k.open[seed] = found
+		other = nil
+	}
 	k.mu.Unlock()
+	if other != nil { // another caller was faster
+		return other, client.Close()
+	}
 	return found, nil
 }
 
