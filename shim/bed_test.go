@@ -136,8 +136,10 @@ func (b *bed) cgroup(name string) string {
 func (b *bed) bundle(id string, spec *specs.Spec) string {
 	b.t.Helper()
 	dir := filepath.Join(b.dir, "bundles", id)
-	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
-		b.t.Fatal(err)
+	for _, name := range []string{"rootfs", "work"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o711); err != nil {
+			b.t.Fatal(err)
+		}
 	}
 	data, err := json.Marshal(spec)
 	if err != nil {
@@ -315,6 +317,8 @@ type bedPool struct {
 	afterMake func(*api.Instance) error
 	reported  chan *api.Start
 	onClaim   func() error
+	// noStreams makes instances whose streams are /dev/null: "ready" is not waited for.
+	noStreams bool
 	server    *ttrpc.Server
 
 	mu        sync.Mutex
@@ -420,36 +424,54 @@ func (p *bedPool) make(netns string) (*api.Instance, error) {
 		Id: id, Seed: "s1", Cgroup: cgroup, Keeper: seedpool.PathsFromEnv().APISocket(), ExitFile: filepath.Join(dir, "exit"),
 		Stdin: filepath.Join(dir, "0"), Stdout: filepath.Join(dir, "1"), Stderr: filepath.Join(dir, "2"),
 	}}
-	var streams pipes
-	for i, path := range []string{inst.Stdin, inst.Stdout, inst.Stderr} {
-		if err := linux.MakeFifo(path, 0o600); err != nil {
-			return nil, err
-		}
-		hold, err := linux.HoldFifo(path)
-		if err != nil {
-			return nil, err
-		}
-		inst.holds = append(inst.holds, hold)
-		if streams[i], err = linux.InheritFifo(path, i > 0); err != nil {
-			return nil, err
-		}
+	if p.noStreams {
+		inst.Stdin, inst.Stdout, inst.Stderr = "", "", ""
+	}
+	streams, err := p.streams(inst)
+	if err != nil {
+		return nil, err
 	}
 	defer streams.Close()
 	pidFile := filepath.Join(dir, "pid")
-	err := b.runc.Create(context.Background(), id, b.bundle(id, spec), &runc.CreateOpts{IO: streams, PidFile: pidFile})
-	if err != nil {
+	if err := b.runc.Create(context.Background(), id, b.bundle(id, spec), &runc.CreateOpts{IO: streams, PidFile: pidFile}); err != nil {
 		return nil, err
 	}
 	if err := b.runc.Start(context.Background(), id); err != nil {
 		return nil, err
 	}
-	if line, err := bufio.NewReaderSize(inst.holds[1], 16).ReadString('\n'); err != nil || line != "ready\n" {
-		return nil, fmt.Errorf("boot instance: %q: %w", line, err)
+	if !p.noStreams {
+		if line, err := bufio.NewReaderSize(inst.holds[1], 16).ReadString('\n'); err != nil || line != "ready\n" {
+			return nil, fmt.Errorf("boot instance: %q: %w", line, err)
+		}
 	}
 	if err := p.freeze(inst, pidFile); err != nil || p.afterMake == nil {
 		return inst.Instance, err
 	}
 	return inst.Instance, p.afterMake(inst.Instance)
+}
+
+// streams makes the pipes of an instance, which the keeper holds, and opens the instance's ends.
+func (p *bedPool) streams(inst *bedInstance) (streams pipes, err error) {
+	for i, path := range []string{inst.Stdin, inst.Stdout, inst.Stderr} {
+		if path == "" {
+			if streams[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+				return streams, err
+			}
+			continue
+		}
+		if err := linux.MakeFifo(path, 0o600); err != nil {
+			return streams, err
+		}
+		hold, err := linux.HoldFifo(path)
+		if err != nil {
+			return streams, err
+		}
+		inst.holds = append(inst.holds, hold)
+		if streams[i], err = linux.InheritFifo(path, i > 0); err != nil {
+			return streams, err
+		}
+	}
+	return streams, nil
 }
 
 func (p *bedPool) freeze(inst *bedInstance, pidFile string) error {

@@ -405,3 +405,27 @@ func (b *bed) awaitEvent(name string) {
 		}
 	}
 }
+
+func TestCheckpointOfARunningTaskLeavesImagesAndTheTask(t *testing.T) {
+	b := newBed(t, `echo ready >&2; while :; do sleep 1000 & wait; done`)
+	b.pool.noStreams = true
+	t.Setenv("PATH", filepath.Dir(tool(t, "criu"))+":"+os.Getenv("PATH"))
+	c := b.woken(b.request("c1", b.spec(b.cgroup("c1"))), seedpool.RungThaw)
+	images := filepath.Join(b.dir, "images")
+	ask := &taskAPI.CheckpointTaskRequest{ID: "c1", Path: images}
+	if _, err := c.checkpoint(b.ctx(), ask); !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+		t.Errorf("checkpoint before the start: %v, want a failed precondition", err)
+	}
+	b.start(c)
+	if _, err := c.checkpoint(b.ctx(), ask); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(images, "inventory.img")); err != nil {
+		t.Error(err)
+	}
+	if state, err := c.state(b.ctx(), &taskAPI.StateRequest{ID: "c1"}); err != nil || state.Status != task.Status_RUNNING {
+		t.Errorf("after the checkpoint: %v, %v, want running", state, err)
+	}
+	b.kill(c, 9)
+	b.ends(c, 137)
+}
