@@ -73,7 +73,8 @@ func TestImportsGoOneWay(t *testing.T) {
 		from := strings.TrimPrefix(p.ImportPath, module+"/")
 		for _, imported := range p.Imports {
 			to, ours := strings.CutPrefix(imported, module+"/")
-			if allowed, guarded := doors[imported]; guarded && !slices.Contains(allowed, from) {
+			// What protoc generates may use unsafe.
+			if allowed, guarded := doors[imported]; guarded && !strings.HasPrefix(from, "seedpool/api/") && !slices.Contains(allowed, from) {
 				t.Errorf("%s imports %s, which only %v may", from, imported, allowed)
 			}
 			if !ours || strings.HasPrefix(to, "seedpool/api/") {
