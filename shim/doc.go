@@ -9,8 +9,9 @@
 // # Life
 //
 // A shim is started by the launcher (`sprout-shim serve`) with its socket, or by sproutd beforehand (`sprout-shim idle`), to be told later which container it is
-// for. From then on both are the same: an idle shim takes only a container that gets nothing from it that containerd would not have given (surroundings.go). It is the reaper of what is reparented to it, writes its log into the bundle's named pipe `log`, and ends when containerd
-// asks it to and no task is left, or by SIGTERM. sproutd may come and go: without it everything starts cold.
+// for. From then on both are the same; an idle one takes only a container that gets nothing from it that containerd would not have given (surroundings.go). It is
+// the reaper of what is reparented to it, writes its log into the bundle's named pipe `log`, and ends when containerd asks it to and no task is left, or by
+// SIGTERM. sproutd may come and go: without it everything starts cold.
 //
 // A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is
 // left and tells how the container ended.
