@@ -23,41 +23,38 @@ import (
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
-// inNamespace tells the test binary that it has a mount namespace of its own already.
+// inNamespace tells the test binary that it has a mount namespace of its own already, and a directory for what CRIU needs in it.
 const inNamespace = "SPROUT_TEST_MOUNTS"
 
 // TestMain runs the tests where Restore runs: in a mount namespace of their own that is fit for CRIU.
 func TestMain(m *testing.M) {
-	if os.Getenv(inNamespace) == "" {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Env = append(os.Environ(), inNamespace+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	code, err := run(m)
-	if err := errors.Join(err, imagetest.Remove()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	dir, err := os.MkdirTemp("", "restore-")
-	if err != nil {
-		return 1, err
+	dir := os.Getenv(inNamespace)
+	if dir == "" {
+		os.Exit(inOwnNamespace())
 	}
 	if err := errors.Join(linux.FollowMounts(), Isolate(dir)); err != nil {
-		return 1, err
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	code = m.Run()
-	// What is mounted in it goes with the namespace.
-	return code, exec.Command("umount", "--lazy", filepath.Join(dir, "run")).Run()
+	os.Exit(m.Run())
+}
+
+func inOwnNamespace() int {
+	dir, err := os.MkdirTemp("", "restore-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inNamespace+"="+dir, "TMPDIR="+dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	// What is mounted below the directory goes with the namespace.
+	if err := errors.Join(cmd.Run(), os.RemoveAll(dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // bed is the ground of one test: a directory, a cgroup, and CRIU.
@@ -145,12 +142,15 @@ type container struct {
 	ended  chan error
 }
 
+// shell waits in a shell, for which the base layer is enough.
+var shell = []string{"sh", "-c", "echo up; exec sleep 1000"}
+
 // boot has runc run a container with pipes for standard streams and waits for its first line.
 func (b *bed) boot(spec *specs.Spec) *container {
 	b.t.Helper()
 	c := b.launch(spec)
 	line := make([]byte, 256)
-	if n, err := c.stdout.Read(line); err != nil {
+	if n, err := c.stdout.Read(line); err != nil || strings.Contains(string(line[:n]), ": ") {
 		b.t.Fatalf("read from container: %q, %v", line[:n], err)
 	}
 	return c
@@ -259,31 +259,52 @@ func (b *bed) restore(s *seed) *instance {
 }
 
 func (b *bed) tryRestore(ctx context.Context, s *seed) (*instance, error) {
+	return b.prepare(s).restore(ctx, b.criu)
+}
+
+// preparation is all that a restore needs.
+type preparation struct {
+	instance
+	staged *Staged
+	o      Options
+	stdin  [2]*os.File
+	out    *os.File
+}
+
+// prepare stages an instance of a seed.
+func (b *bed) prepare(s *seed) *preparation {
+	b.t.Helper()
 	dir := b.subdir("instance")
 	overlay, upper := b.overlay(s.upper)
-	i := &instance{cgroup: b.cgroup(filepath.Base(dir)), upper: upper}
+	p := &preparation{instance: instance{cgroup: b.cgroup(filepath.Base(dir)), upper: upper}, stdin: b.pipe()}
 	ns, err := linux.NewNetNS()
 	if err != nil {
-		return nil, err
+		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = ns.Close() })
-	stdin, out := b.pipe(), b.pipe()
-	i.netns, i.stdout = ns, out[0]
+	out := b.pipe()
+	p.netns, p.stdout, p.out = ns, out[0], out[1]
 	from := time.Now()
-	staged, err := Stage(StageOptions{Dir: dir, ImagesDir: s.images, Overlay: overlay, Spec: s.spec, Cgroup: i.cgroup})
+	p.staged, err = Stage(StageOptions{Dir: dir, ImagesDir: s.images, Overlay: overlay, Spec: s.spec, Cgroup: p.cgroup})
 	if err != nil {
-		return nil, err
+		b.t.Fatal(err)
 	}
-	i.phases = []Phase{{"stage", time.Since(from)}}
-	pid, phases, err := Restore(ctx, b.criu, Options{
-		ImagesDir: s.images, WorkDir: dir, Staged: staged, NetNS: ns, Cgroup: i.cgroup, Aside: b.cgroup("aside"), CgroupNS: HasCgroupNS(s.spec),
-		StdioKeys: s.StdioKeys, Stdio: [3]*os.File{stdin[0], out[1], out[1]},
-	})
-	from = time.Now()
-	err = errors.Join(err, staged.Unstage())
-	i.pid, i.phases = pid, append(append(i.phases, phases...), Phase{"unstage", time.Since(from)})
-	_ = out[1].Close()
-	return i, err
+	p.phases = []Phase{{"stage", time.Since(from)}}
+	p.o = Options{
+		ImagesDir: s.images, WorkDir: dir, Staged: p.staged, NetNS: ns, Cgroup: p.cgroup, Aside: b.cgroup("aside"), CgroupNS: HasCgroupNS(s.spec),
+		StdioKeys: s.StdioKeys, Stdio: [3]*os.File{p.stdin[0], out[1], out[1]},
+	}
+	return p
+}
+
+func (p *preparation) restore(ctx context.Context, criu CRIU) (*instance, error) {
+	pid, phases, err := Restore(ctx, criu, p.o)
+	from := time.Now()
+	err = errors.Join(err, p.staged.Unstage())
+	p.pid, p.phases = pid, append(append(p.phases, phases...), Phase{"unstage", time.Since(from)})
+	_ = p.out.Close()
+	_ = p.stdin[0].Close()
+	return &p.instance, err
 }
 
 // get asks the instance over HTTP from inside its network namespace.

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -56,11 +57,18 @@ func checkFrames(dir string) error {
 		if !entry.Type().IsRegular() {
 			return fmt.Errorf("%s: not a file: %w", entry.Name(), ErrImage)
 		}
+		path := filepath.Join(dir, entry.Name())
 		kind, _, _ := strings.Cut(strings.TrimSuffix(entry.Name(), ".img"), "-")
-		if _, ok := framed[kind]; !ok || !strings.HasSuffix(entry.Name(), ".img") {
-			continue
+		switch {
+		case strings.HasSuffix(entry.Name(), ".tar"):
+			err = checkArchive(path)
+		case !strings.HasSuffix(entry.Name(), ".img") || framed[kind] == "":
+		case kind == "pagemap":
+			err = checkPages(path)
+		default:
+			err = entries(path, func([]byte) error { return nil })
 		}
-		if err := entries(filepath.Join(dir, entry.Name()), func([]byte) error { return nil }); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -72,8 +80,8 @@ func checkTasks(dir string) error {
 	tasks := 0
 	return entries(filepath.Join(dir, "pstree.img"), func(data []byte) error {
 		var task pstree.PstreeEntry
-		if err := proto.Unmarshal(data, &task); err != nil {
-			return fmt.Errorf("pstree.img: %w: %w", err, ErrImage)
+		if err := decoded("pstree.img", data, &task); err != nil {
+			return err
 		}
 		for _, tid := range task.GetThreads() {
 			if tasks++; tasks > maxTasks {
@@ -100,10 +108,7 @@ func one(path string, m proto.Message) error {
 			return nil
 		}
 		found = true
-		if err := proto.Unmarshal(data, m); err != nil {
-			return fmt.Errorf("%s: %w: %w", filepath.Base(path), err, ErrImage)
-		}
-		return nil
+		return decoded(filepath.Base(path), data, m)
 	})
 	if err == nil && !found {
 		err = fmt.Errorf("%s: no entry: %w", filepath.Base(path), ErrImage)
@@ -122,7 +127,7 @@ func entries(path string, fn func(data []byte) error) error {
 	}
 	defer f.Close()
 	kind, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".img"), "-")
-	if err := walk(f, framed[kind], fn); err != nil {
+	if err := walk(bufio.NewReader(f), framed[kind], fn); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Base(path), err)
 	}
 	return nil

@@ -10,25 +10,27 @@ import (
 
 	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"google.golang.org/protobuf/proto"
 )
 
-// frame is the bytes of an image file of one entry.
-func frame(t testing.TB, kind string, m proto.Message) []byte {
+// frame is the bytes of an image file with some entries.
+func frame(t testing.TB, kind string, entries ...proto.Message) []byte {
 	t.Helper()
-	data, err := proto.MarshalOptions{AllowPartial: true}.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var b bytes.Buffer
 	if kind != "INVENTORY" {
 		_ = binary.Write(&b, binary.LittleEndian, uint32(magics["IMG_COMMON"]))
 	}
-	for _, n := range []uint32{uint32(magics[kind]), uint32(len(data))} {
-		_ = binary.Write(&b, binary.LittleEndian, n)
+	_ = binary.Write(&b, binary.LittleEndian, uint32(magics[kind]))
+	for _, m := range entries {
+		data, err := proto.MarshalOptions{AllowPartial: true}.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = binary.Write(&b, binary.LittleEndian, uint32(len(data)))
+		b.Write(data)
 	}
-	b.Write(data)
 	return b.Bytes()
 }
 
@@ -41,6 +43,8 @@ func image(t testing.TB) string {
 		"pstree.img":    frame(t, "PSTREE", &pstree.PstreeEntry{Pid: proto.Uint32(1), Ppid: proto.Uint32(0), Pgid: proto.Uint32(1), Sid: proto.Uint32(1), Threads: []uint32{1}}),
 		"core-1.img":    frame(t, "CORE", &criucore.CoreEntry{Mtype: criucore.CoreEntry_X86_64.Enum()}),
 		"pages-1.img":   make([]byte, 8192),
+		"pagemap-1.img": frame(t, "PAGEMAP", &pagemap.PagemapHead{PagesId: proto.Uint32(1)},
+			&pagemap.PagemapEntry{Vaddr: proto.Uint64(4096), CompatNrPages: proto.Uint32(0), NrPages: proto.Uint64(2), Flags: proto.Uint32(pagePresent)}),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
@@ -70,6 +74,12 @@ func TestDamagedOrForeignImageIsRefused(t *testing.T) {
 		},
 		"architecture": func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "core-1.img"), frame(t, "CORE", &criucore.CoreEntry{Mtype: criucore.CoreEntry_AARCH64.Enum()}), 0o600)
+		},
+		"pages cut off": func(dir string) error { return os.Truncate(filepath.Join(dir, "pages-1.img"), 4096) },
+		"no pages":      func(dir string) error { return os.Remove(filepath.Join(dir, "pages-1.img")) },
+		"pages elsewhere": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "pagemap-1.img"), frame(t, "PAGEMAP", &pagemap.PagemapHead{PagesId: proto.Uint32(1)},
+				&pagemap.PagemapEntry{Vaddr: proto.Uint64(4096), CompatNrPages: proto.Uint32(0), NrPages: proto.Uint64(2), Flags: proto.Uint32(pageInParent)}), 0o600)
 		},
 		"size beyond file": func(dir string) error { return flip(filepath.Join(dir, "core-1.img"), 10) },
 	} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,7 +65,7 @@ func logName(op string) string { return op + ".log" }
 // session is one `criu swrk`: a process that serves one request on a socket.
 type session struct {
 	cmd    *exec.Cmd
-	socket *os.File
+	socket *net.UnixConn
 	output bytes.Buffer
 	// notify is called for each of CRIU's notifications, while CRIU waits; an error ends the session.
 	notify func(script string, pid int) error
@@ -74,12 +75,12 @@ type session struct {
 
 // start runs CRIU with files that the request refers to by number, from firstFD on. run starts the command, which may take other ids or another place.
 func (c CRIU) start(files []*os.File, attr *syscall.SysProcAttr, run func(*exec.Cmd) error) (*session, error) {
-	ours, theirs, err := linux.SeqpacketPair("criu")
+	socket, theirs, err := converse()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	s := &session{socket: ours}
+	s := &session{socket: socket}
 	s.cmd = exec.Command(c.Path, "swrk", "3")
 	s.cmd.ExtraFiles = append([]*os.File{theirs}, files...)
 	s.cmd.SysProcAttr = attr
@@ -87,28 +88,63 @@ func (c CRIU) start(files []*os.File, attr *syscall.SysProcAttr, run func(*exec.
 	// The restored processes may inherit the pipe of the output and must not keep us.
 	s.cmd.WaitDelay = outputDelay
 	if err := run(s.cmd); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", c.Path, err), ours.Close())
+		return nil, errors.Join(fmt.Errorf("start %s: %w", c.Path, err), socket.Close())
 	}
-	return s, nil
+	return s, s.watch()
 }
 
-// request sends one request and serves CRIU's notifications until the answer comes.
+// converse makes the two ends of a conversation: ours, of which one direction can be closed, and CRIU's.
+func converse() (ours *net.UnixConn, theirs *os.File, err error) {
+	file, theirs, err := linux.SeqpacketPair("criu")
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := net.FileConn(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// watch ends the conversation when CRIU dies: its half-made tasks hold the other end of the socket, too. What it has said before can still be read.
+func (s *session) watch() error {
+	p, err := linux.OpenPidfd(s.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	go func() {
+		_ = p.Wait(context.Background())
+		_ = p.Close()
+		_ = s.socket.CloseRead()
+	}()
+	return nil
+}
+
+// request sends one request and serves CRIU's notifications until the answer comes. When ctx ends the error is its, whatever came of the request.
 func (s *session) request(ctx context.Context, kind rpc.CriuReqType, opts *rpc.CriuOpts) (*rpc.CriuResp, error) {
 	stop := context.AfterFunc(ctx, s.abort)
 	defer stop()
-	if err := s.send(&rpc.CriuReq{Type: &kind, Opts: opts}); err != nil {
+	resp, err := s.talk(&rpc.CriuReq{Type: &kind, Opts: opts})
+	if ctx.Err() != nil {
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	return resp, err
+}
+
+func (s *session) talk(req *rpc.CriuReq) (*rpc.CriuResp, error) {
+	if err := s.send(req); err != nil {
 		return nil, err
 	}
 	for {
 		resp, err := s.receive()
 		if err != nil {
-			return nil, errors.Join(ctx.Err(), err)
+			return nil, err
 		}
 		if resp.GetType() != rpc.CriuReqType_NOTIFY {
 			if !resp.GetSuccess() {
-				return nil, errors.Join(ctx.Err(), refusal(resp))
+				return nil, refusal(resp)
 			}
-			return resp, ctx.Err()
+			return resp, nil
 		}
 		failed := s.notify(resp.GetNotify().GetScript(), int(resp.GetNotify().GetPid()))
 		answer := &rpc.CriuReq{Type: rpc.CriuReqType_NOTIFY.Enum(), NotifySuccess: proto.Bool(failed == nil)}

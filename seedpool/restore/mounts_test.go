@@ -49,9 +49,6 @@ func mountsOf(t *testing.T, pid int) []string {
 	return lines
 }
 
-// shell waits in a shell, for which the base layer is enough.
-var shell = []string{"sh", "-c", "echo up; exec sleep 1000"}
-
 func TestInstanceSeesTheMountsThatRuncWouldHaveGivenIt(t *testing.T) {
 	b := newBed(t, "tiny-demo")
 	host := b.subdir("host")

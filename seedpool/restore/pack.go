@@ -2,6 +2,7 @@ package restore
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +59,9 @@ type packer struct {
 	// points are all mount points of the container: what lies on another mount is not ours.
 	points map[string]bool
 	// dev: device nodes and the usual links are made again from the spec.
-	dev   bool
+	dev bool
+	// name of the archive, which is made for the first file.
+	name  string
 	file  *os.File
 	tar   *tar.Writer
 	total int64
@@ -66,6 +69,7 @@ type packer struct {
 
 func (p *packer) write(file string) error {
 	from := filepath.Join(p.root, p.point)
+	p.name = file
 	err := filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -79,12 +83,6 @@ func (p *packer) write(file string) error {
 				return fs.SkipDir
 			}
 			return nil
-		}
-		if p.file == nil {
-			if p.file, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-				return err
-			}
-			p.tar = tar.NewWriter(p.file)
 		}
 		return p.add(name, rel, entry)
 	})
@@ -119,6 +117,12 @@ func (p *packer) add(name, rel string, entry fs.DirEntry) error {
 		return err
 	}
 	header.Name, header.Uname, header.Gname = rel, "", ""
+	if p.file == nil {
+		if p.file, err = os.OpenFile(p.name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+			return err
+		}
+		p.tar = tar.NewWriter(p.file)
+	}
 	if err := p.tar.WriteHeader(header); err != nil || !info.Mode().IsRegular() {
 		return err
 	}
@@ -132,6 +136,26 @@ func (p *packer) add(name, rel string, entry fs.DirEntry) error {
 	defer f.Close()
 	_, err = io.CopyN(p.tar, f, info.Size())
 	return err
+}
+
+// archiveEnd is what an archive ends with: two empty blocks. The tar package takes a file that was cut off between two members for a whole one.
+const archiveEnd = 1024
+
+func checkArchive(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	end := make([]byte, archiveEnd)
+	if _, err := f.ReadAt(end, info.Size()-archiveEnd); err != nil || info.Size()%512 != 0 || bytes.ContainsFunc(end, func(r rune) bool { return r != 0 }) {
+		return fmt.Errorf("%s: cut off: %w", filepath.Base(file), ErrImage)
+	}
+	return nil
 }
 
 // unpack puts the packed files into a fresh mount. What is there already stays. No file: there was nothing to pack. Paths and links of the archive, which is

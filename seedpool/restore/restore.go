@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -64,9 +65,11 @@ func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, e
 type restoring struct {
 	o       Options
 	session *session
-	pid     int
-	from    time.Time
-	phases  []Phase
+	// settle ends unsettle.
+	settle func()
+	pid    int
+	from   time.Time
+	phases []Phase
 }
 
 func (r *restoring) phase(name string) {
@@ -76,6 +79,11 @@ func (r *restoring) phase(name string) {
 }
 
 func (r *restoring) run(ctx context.Context, c CRIU) error {
+	// CRIU itself would wait for ever for pages that are not there.
+	if err := Check(r.o.ImagesDir); err != nil {
+		return err
+	}
+	r.phase("check")
 	dirs, err := openDirs(r.o.ImagesDir, r.o.WorkDir)
 	if err != nil {
 		return err
@@ -88,6 +96,8 @@ func (r *restoring) run(ctx context.Context, c CRIU) error {
 	r.phase("spawn")
 	r.session.notify = func(script string, _ int) error { return r.notified(ctx, script) }
 	r.session.abort = func() { _ = r.kill() }
+	r.settle = r.unsettle()
+	defer r.settle()
 	resp, err := r.session.request(ctx, rpc.CriuReqType_RESTORE, opts)
 	if err != nil {
 		return err
@@ -167,6 +177,7 @@ func (r *restoring) notified(ctx context.Context, script string) error {
 // freeze takes CRIU out of the instance's cgroup and freezes what stays. A task in a ptrace stop counts as frozen, and goes on to the freezer's own stop when
 // it is let go.
 func (r *restoring) freeze(ctx context.Context) error {
+	r.settle()
 	procs, err := r.o.Cgroup.Procs()
 	if err != nil {
 		return err
@@ -180,6 +191,33 @@ func (r *restoring) freeze(ctx context.Context) error {
 		}
 	}
 	return r.o.Cgroup.Freeze(ctx)
+}
+
+// moveAgain is how often CRIU is moved to where it is.
+const moveAgain = 4 * time.Millisecond
+
+// unsettle has the kernel ready to move CRIU at once when it is to leave. The move of a process waits for an RCU grace period, 6 to 15 ms, unless another
+// process has been moved a few ms before (the threadgroup lock's rcu_sync): so CRIU is moved again and again, to where it is, while it works.
+func (r *restoring) unsettle() (stop func()) {
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		again := time.NewTicker(moveAgain)
+		defer again.Stop()
+		for {
+			// Whatever hinders it will be seen when CRIU is moved in earnest.
+			_ = r.o.Cgroup.AttachUnified(r.session.cmd.Process.Pid)
+			select {
+			case <-again.C:
+			case <-over:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() {
+		close(over)
+		<-ended
+	})
 }
 
 // isCRIU says whether a process is CRIU or one of its helpers.
