@@ -25,8 +25,12 @@ const (
 	sysClone         = 56
 	sysFcntl         = 72
 	sysFtruncate     = 77
+	sysChdir         = 80
+	sysFchdir        = 81
 	sysSetsid        = 112
+	sysPivotRoot     = 155
 	sysMount         = 165
+	sysUmount2       = 166
 	sysSethostname   = 170
 	sysFutex         = 202
 	sysSetTidAddress = 218
@@ -46,6 +50,7 @@ const (
 	sysMemfdCreate   = 319
 	sysMlock2        = 325
 	sysRseq          = 334
+	sysMoveMount     = 429
 	sysClone3        = 435
 	sysCloseRange    = 436
 	sysRead          = 0
@@ -54,7 +59,8 @@ const (
 var callNames = map[uint64]string{
 	sysRead: "read", sysWrite: "write", sysClose: "close", sysLseek: "lseek", sysMmap: "mmap", sysRtSigaction: "rt_sigaction", sysRtSigreturn: "rt_sigreturn", sysIoctl: "ioctl",
 	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
-	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysPrctl: "prctl", sysMount: "mount",
+	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
+	sysPrctl: "prctl", sysMount: "mount",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",
 	sysSignalfd4: "signalfd4", sysEventfd2: "eventfd2", sysEpollCreate1: "epoll_create1", sysDup3: "dup3", sysPipe2: "pipe2", sysSetns: "setns",

@@ -17,8 +17,9 @@ import (
 // Files go with a request. Nil ones are /dev/null.
 type Files struct {
 	Streams [standardStreams]*os.File
-	// Cgroup is a v2 directory, Net a network namespace, as Sandbox says.
-	Cgroup, Net *os.File
+	// Cgroup is a v2 directory, Net a network namespace, Root a detached mount tree, as Sandbox says; a
+	// tree is used up by one request.
+	Cgroup, Net, Root *os.File
 }
 
 // Phase is a part of the making of a clone.
@@ -124,7 +125,7 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 }
 
 func (t *Template) files(gate *os.File, f Files) []*os.File {
-	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net}
+	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root}
 	for n := range list {
 		if list[n] == nil {
 			list[n] = t.filler

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,7 +115,7 @@ func TestErrorAtAnyOpLeavesNoProcessAndATemplateThatClones(t *testing.T) {
 			spoiled++
 		}
 	}
-	_, request, err := template.program.request(0, Sandbox{Hostname: "x", Proc: true, OwnNet: true})
+	_, request, err := template.program.request(0, spoiledSandbox)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,11 +148,13 @@ func write(t *testing.T, memory ptrace.Memory, at int64, nr uint64) {
 	}
 }
 
+var spoiledSandbox = Sandbox{Hostname: "x", Root: true, Proc: true, OwnNet: true, Mounts: []Mount{{Source: "tmpfs", Target: "/mnt", Type: "tmpfs", Data: "size=1m"}}}
+
 // cloneSpoiled is Clone with an op of the request made unknown to the kernel.
 func cloneSpoiled(t *testing.T, template *Template, offset uint64) (*Clone, error) {
 	t.Helper()
 	template.number++
-	packet, request, err := template.program.request(template.number, Sandbox{Hostname: "x", Proc: true, OwnNet: true})
+	packet, request, err := template.program.request(template.number, spoiledSandbox)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +164,8 @@ func cloneSpoiled(t *testing.T, template *Template, offset uint64) (*Clone, erro
 		t.Fatal(err)
 	}
 	c := &Clone{gate: ours}
-	if err := errors.Join(template.control.Send(packet, template.files(gate, Files{})...), gate.Close()); err != nil {
+	tree, _ := overlay(t)
+	if err := errors.Join(template.control.Send(packet, template.files(gate, Files{Root: tree})...), gate.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = template.attend(timeout(t), c, request)
@@ -228,6 +232,80 @@ func TestClonesShareNothingThatTheyWrite(t *testing.T) {
 		}
 		if len(links) != 3 {
 			t.Errorf("namespace %s is shared: %v", ns, links)
+		}
+	}
+}
+
+// overlay mounts the host's files with an upper layer of its own, and returns the tree; nothing stays mounted.
+func overlay(t *testing.T) (tree *os.File, upper string) {
+	t.Helper()
+	dir := t.TempDir()
+	upper = filepath.Join(dir, "upper")
+	for _, d := range []string{upper, filepath.Join(dir, "work"), filepath.Join(dir, "root")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := filepath.Join(dir, "root")
+	if err := linux.Overlay(root, []string{"lowerdir=/", "upperdir=" + upper, "workdir=" + filepath.Join(dir, "work"), "volatile"}); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := linux.CloneTree(root)
+	if err := errors.Join(err, linux.Unmount(root)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tree.Close() })
+	return tree, upper
+}
+
+func TestCloneLivesInTheRootItIsGiven(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	var uppers []string
+	var clones []*Clone
+	for range 2 {
+		tree, upper := overlay(t)
+		c, err := template.Clone(timeout(t), Sandbox{
+			Root: true, Proc: true, OwnNet: true, Hostname: "rooted", Mounts: []Mount{{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs"}, {Source: "tmpfs", Target: "/mnt", Type: "tmpfs"}},
+		}, Files{Root: tree})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Discard() })
+		release(t, c)
+		uppers, clones = append(uppers, upper), append(clones, c)
+		if got := ask(t, c.PID); got.Count != 1 || got.File != "3" || got.Host != "rooted" {
+			t.Errorf("%+v", got)
+		}
+	}
+	name := "/sprout-" + strconv.Itoa(os.Getpid())
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root%s", clones[0].PID, name), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{uppers[0] + name: true, uppers[1] + name: false, name: false} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %v", path, err, want)
+		}
+	}
+	mounts := proc(t, clones[0].PID, "mountinfo")
+	if lines := strings.Count(mounts, "\n"); lines != 4 {
+		t.Errorf("%d mounts, want root, proc, dev, mnt: %s", lines, mounts)
+	}
+	for _, file := range []string{"cwd", "exe"} {
+		a, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", template.pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.Readlink(fmt.Sprintf("/proc/%d/%s", clones[0].PID, file)); err != nil || a != b {
+			t.Errorf("%s is %s, %v; in the template %s", file, b, err, a)
+		}
+	}
+	for _, fd := range []string{"10", "11"} { // the file and its dup in the witness
+		theirs, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", template.pid, fd))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%s", clones[0].PID, fd)); err != nil || os.SameFile(ours, theirs) {
+			t.Errorf("descriptor %s is the template's, %v", fd, err)
 		}
 	}
 }

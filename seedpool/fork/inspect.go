@@ -35,7 +35,8 @@ func Inspect(ctx context.Context, threads []*ptrace.Tracee, scratch uint64, own 
 		fn   func() error
 	}{
 		{"threads", func() error { return i.readThreads(ctx, p) }},
-		{"relations", func() error { return i.readRelations() }},
+		{"relations", i.readRelations},
+		{"root", func() error { return i.readRoot(p) }},
 		{"signals and timers", func() error { return i.readSignals(ctx, p) }},
 		{"mappings", func() error { return i.readMappings(p, own) }},
 		{"descriptors", func() error { return i.readFiles(p) }},
@@ -213,6 +214,21 @@ func (i *inspector) readRelations() error {
 	}
 	if timers != "" {
 		i.refuse(CodeTimer, "", "the process has POSIX timers")
+	}
+	return nil
+}
+
+// readRoot refuses a process that has been moved below the root of its mount namespace, or whose working directory is gone: a clone could not go there.
+func (i *inspector) readRoot(p *Process) (err error) {
+	root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", i.pid))
+	if err != nil {
+		return err
+	}
+	if p.Cwd, err = os.Readlink(fmt.Sprintf("/proc/%d/cwd", i.pid)); err != nil {
+		return err
+	}
+	if root != "/" || strings.HasSuffix(p.Cwd, " (deleted)") || !strings.HasPrefix(p.Cwd, "/") {
+		i.refuse(CodeRoot, "", "the process has root %s and working directory %s", root, p.Cwd)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ const (
 	_
 	fdCgroup
 	fdNet
+	fdRoot
 	fdCount
 )
 
@@ -67,6 +68,8 @@ type Program struct {
 	Request, Report, Result uint64
 	// FDBase is the first of the descriptors for a request's files.
 	FDBase int
+	// Cwd is the working directory of the process.
+	Cwd string
 	// Undo lists the mappings whose MADV_DONTFORK must be undone in the template.
 	Undo []VMA
 
@@ -90,7 +93,7 @@ type planner struct {
 
 // Plan says what the zygote and its clones are to do, for a process without refusals. It is pure: the same process and layout give the same bytes.
 func Plan(process *Process, layout Layout) (*Program, error) {
-	p := &planner{program: newProgram(layout.Base + codeSize), Program: &Program{Layout: layout}, process: process}
+	p := &planner{program: newProgram(layout.Base + codeSize), Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
 	p.Program.program = p.program
 	p.Header = p.bytes(make([]byte, headerSize), 8)
 	binary.LittleEndian.PutUint64(p.data[headerFD:], uint64(layout.Control))

@@ -46,6 +46,7 @@ func sample() *Process {
 		}
 	}
 	return &Process{
+		Cwd:         "/srv",
 		Threads:     []Thread{thread(1, "main"), thread(7, "worker")},
 		ChildAction: make([]byte, sizeofSigaction),
 		Intervals:   [3]Interval{{Every: time.Second, Value: 1500 * time.Millisecond}},
@@ -84,7 +85,10 @@ func samplePlan(t *testing.T) *Program {
 func TestPlanIsAsItWas(t *testing.T) {
 	p := samplePlan(t)
 	golden(t, "testdata/plan.golden", p.String())
-	_, request, err := p.request(1, Sandbox{Hostname: "x", Proc: true, OwnNet: true, Cgroup: true})
+	_, request, err := p.request(1, Sandbox{
+		Hostname: "x", Root: true, Proc: true, OwnNet: true, Cgroup: true,
+		Mounts: []Mount{{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: mountNoSuid, Data: "size=1m"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

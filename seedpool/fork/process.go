@@ -15,6 +15,8 @@ type Process struct {
 	VMAs []VMA
 	// Files by descriptor.
 	Files []File
+	// Cwd is the working directory.
+	Cwd string
 	// ChildAction is the process's action on SIGCHLD, a struct kernel_sigaction.
 	ChildAction []byte
 	// Intervals are the three itimers: real, virtual, profiling.
@@ -140,6 +142,7 @@ const (
 	CodeShared     Code = "shared-file-mapping"
 	CodeFile       Code = "file"
 	CodeUnlinked   Code = "file-unlinked"
+	CodeRoot       Code = "root"
 	CodeLocked     Code = "file-locked"
 	CodeDevice     Code = "device"
 	CodePipe       Code = "pipe"

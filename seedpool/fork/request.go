@@ -9,12 +9,24 @@ import (
 type Sandbox struct {
 	// Hostname in the clone's UTS namespace; empty leaves the template's.
 	Hostname string
-	// Proc mounts a new /proc over the template's.
+	// Root: the mount tree that comes with the request becomes the clone's root, and nothing of the template's mounts is left. What the process has open is
+	// opened there by the same paths.
+	Root bool
+	// Proc mounts a new /proc.
 	Proc bool
+	// Mounts are made in the root, in this order, after /proc.
+	Mounts []Mount
 	// OwnNet makes a network namespace with only a loopback device; else the clone joins the one that comes with the request.
 	OwnNet bool
 	// Cgroup: the clone begins in the cgroup that comes with the request.
 	Cgroup bool
+}
+
+// Mount is what mount(2) takes; Flags are MS_*.
+type Mount struct {
+	Source, Target, Type string
+	Flags                uint64
+	Data                 string
 }
 
 const (
@@ -23,6 +35,7 @@ const (
 	cloneIntoCgroup                          = 0x200000000
 	mountNoSuid, mountNoDev, mountNoExec     = 2, 4, 8
 	mountRecursive, mountPrivate             = 0x4000, 0x40000
+	moveEmptyPath, unmountDetach             = 4, 2
 	datagram, setInterfaceFlags, interfaceUp = 2, 0x8914, 1
 )
 
@@ -74,14 +87,37 @@ func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
 	} else {
 		l.add(call("join the network namespace", sysSetns, uint64(p.FDBase+fdNet), cloneNewNet))
 	}
-	none := r.string("none")
-	l.add(call("keep mounts private", sysMount, none, r.string("/"), 0, mountRecursive|mountPrivate))
-	if s.Proc {
-		proc := r.string("proc")
-		l.add(call("mount /proc", sysMount, proc, r.string("/proc"), proc, mountNoSuid|mountNoDev|mountNoExec))
-	}
+	p.mounts(r, l, s)
 	if s.Hostname != "" {
 		l.add(call("set the host name", sysSethostname, r.string(s.Hostname), uint64(len(s.Hostname))))
 	}
 	l.add(poke("go on", temp, 0).then(FlagJump, "clone"))
+}
+
+// mounts: the tree is attached over the root, entered by its descriptor, and made the root in the way of pivot_root(2): the old root comes to lie on top of the
+// new one, from where it is taken away.
+func (p *Program) mounts(r *program, l *list, s Sandbox) {
+	none, root, dot, empty := r.string("none"), r.string("/"), r.string("."), r.string("")
+	l.add(call("keep mounts private", sysMount, none, root, 0, mountRecursive|mountPrivate))
+	if s.Root {
+		tree := uint64(p.FDBase + fdRoot)
+		l.add(call("attach the root", sysMoveMount, tree, empty, here, root, moveEmptyPath),
+			call("enter it", sysFchdir, tree),
+			call("make it the root", sysPivotRoot, dot, dot),
+			call("take the old root away", sysUmount2, dot, unmountDetach))
+	}
+	if s.Proc {
+		proc := r.string("proc")
+		l.add(call("mount /proc", sysMount, proc, r.string("/proc"), proc, mountNoSuid|mountNoDev|mountNoExec))
+	}
+	for _, m := range s.Mounts {
+		data := uint64(0)
+		if m.Data != "" {
+			data = r.string(m.Data)
+		}
+		l.add(call("mount "+m.Target, sysMount, r.string(m.Source), r.string(m.Target), r.string(m.Type), m.Flags, data))
+	}
+	if s.Root {
+		l.add(call("go to "+p.Cwd, sysChdir, r.string(p.Cwd)))
+	}
 }
