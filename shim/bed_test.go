@@ -194,7 +194,7 @@ func (b *bed) lines(path string) *bufio.Reader {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { f.Close() })
+	b.t.Cleanup(func() { mustClose(b.t, f) })
 	return bufio.NewReader(f)
 }
 
@@ -343,8 +343,8 @@ func (p *bedPool) serve() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go server.Serve(context.Background(), l)
-	t.Cleanup(func() { server.Close() })
+	go func() { _ = server.Serve(context.Background(), l) }()
+	t.Cleanup(func() { mustClose(t, server) })
 }
 
 func (p *bedPool) failure(rpc string) error {
@@ -535,7 +535,7 @@ func (p *bedPool) Report(_ context.Context, r *api.ReportRequest) (*api.Empty, e
 // release closes the keeper's ends of an instance's pipes.
 func (p *bedPool) release(inst *bedInstance) {
 	for _, f := range inst.holds {
-		f.Close()
+		mustClose(p.bed.t, f)
 	}
 	inst.holds = nil
 }
@@ -584,7 +584,7 @@ func (b *bed) writer(path string) func(line string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { f.Close() })
+	b.t.Cleanup(func() { mustClose(b.t, f) })
 	return func(line string) {
 		b.t.Helper()
 		if _, err := io.WriteString(f, line+"\n"); err != nil {

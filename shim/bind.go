@@ -158,7 +158,7 @@ func (a *attempt) runcRoot() string {
 // runCreateHooks runs the hooks that belong to create. When a later step fails, the poststop hooks undo what they did.
 func (a *attempt) runCreateHooks(ctx context.Context) error {
 	hooks := a.spec.Hooks
-	if hooks == nil || len(hooks.Prestart)+len(hooks.CreateRuntime)+len(hooks.CreateContainer) == 0 {
+	if hooks == nil || len(runtimeHooks(hooks))+len(hooks.CreateContainer) == 0 {
 		return nil
 	}
 	pid := int(a.instance.Pid)
@@ -172,10 +172,7 @@ func (a *attempt) runCreateHooks(ctx context.Context) error {
 	a.undo = append(a.undo, func(ctx context.Context) error {
 		return runHooks(ctx, hooks.Poststop, ociState(a.spec, a.ask.ID, a.ask.Bundle, 0, specs.StateStopped))
 	})
-	if err := runHooks(ctx, hooks.Prestart, state); err != nil {
-		return err
-	}
-	if err := runHooks(ctx, hooks.CreateRuntime, state); err != nil {
+	if err := runHooks(ctx, runtimeHooks(hooks), state); err != nil {
 		return err
 	}
 	if len(hooks.CreateContainer) == 0 {

@@ -34,7 +34,7 @@ func TestStatusIsTakenFromTheKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Close()
-			stdin.Close()
+			mustClose(t, stdin)
 			got := waitForExit(t.Context(), p, filepath.Join(t.TempDir(), "exit"))
 			if got.Status != c.want || time.Since(got.At) > time.Minute {
 				t.Errorf("exit %v, want status %d", got, c.want)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,11 @@ func ociState(spec *specs.Spec, id, bundle string, pid int, status specs.Contain
 // runHooks runs hooks one after the other in the runtime's namespaces, with the state on standard input. The first that fails ends it.
 func runHooks(ctx context.Context, hooks []specs.Hook, state specs.State) error {
 	return runHooksBy(ctx, hooks, state, startChild)
+}
+
+// runtimeHooks are those that run before the app in the runtime's namespaces.
+func runtimeHooks(h *specs.Hooks) []specs.Hook {
+	return append(slices.Clone(h.Prestart), h.CreateRuntime...) //nolint:staticcheck // prestart is deprecated and in use
 }
 
 // startChild starts a command as a child that the shim's reaper reports: exec.Cmd.Wait alone would lose the exit to it.
@@ -137,6 +143,6 @@ func containerNamespaces(pid int) ([]linux.NS, error) {
 
 func closeNamespaces(kinds []linux.NS) {
 	for _, ns := range kinds {
-		ns.File.Close()
+		_ = ns.File.Close() // nothing was written
 	}
 }

@@ -51,7 +51,7 @@ func TestHooksOfEveryKindRunWhereAndWhenTheyShould(t *testing.T) {
 	spec.Annotations = map[string]string{"who": "me"}
 	where := "readlink /proc/self/ns/net /proc/self/ns/mnt"
 	spec.Hooks = &specs.Hooks{
-		Prestart:        []specs.Hook{b.hook("prestart", where)},
+		Prestart:        []specs.Hook{b.hook("prestart", where)}, //nolint:staticcheck // deprecated and in use
 		CreateRuntime:   []specs.Hook{b.hook("createRuntime", where)},
 		CreateContainer: []specs.Hook{b.hook("createContainer", where, "echo late >"+filepath.Join(b.dir, "bundles", "c1", "rootfs", "from-hook"))},
 		// In the container, where /tmp is its own; stdin says what it was told.
@@ -124,7 +124,7 @@ func TestHookThatHangsIsEndedAtItsTimeout(t *testing.T) {
 	b.pool.spares = 0
 	spec := b.spec(b.cgroup("c1"))
 	second := 1
-	spec.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &second}}}
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Timeout: &second}}}
 	began := time.Now()
 	b.cold(b.request("c1", spec), "thaw no-spare", "restore bind-failed")
 	if took := time.Since(began); took > 10*time.Second {

@@ -192,7 +192,7 @@ func (s *streams) copyOut(ctx context.Context, from *os.File, to *sink) error {
 		if _, err := io.Copy(to.Writer, from); err != nil && !errors.Is(err, os.ErrClosed) {
 			log.G(ctx).WithError(err).WithField("pipe", from.Name()).Warn("copy output of woken task")
 			// What cannot be kept is thrown away: an app that nobody reads from would stop.
-			io.Copy(io.Discard, from)
+			_, _ = io.Copy(io.Discard, from)
 		}
 	})
 	return nil
@@ -224,7 +224,7 @@ func (s *streams) copyIn(ctx context.Context, from string, to *os.File) error {
 		if _, err := io.Copy(to, src); err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, syscall.EPIPE) {
 			log.G(ctx).WithError(err).WithField("pipe", to.Name()).Debug("copy input of woken task")
 		}
-		to.Close()
+		_ = to.Close() // closed already when the streams are
 	}()
 	return nil
 }

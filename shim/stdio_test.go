@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,7 +77,7 @@ func (b *pipeBed) open(t *testing.T) *streams {
 
 func (b *pipeBed) forget() {
 	for _, f := range b.keeper {
-		f.Close()
+		_ = f.Close()
 	}
 	b.keeper = nil
 }
@@ -84,7 +85,14 @@ func (b *pipeBed) forget() {
 // exit is the end of the app: all its ends are closed.
 func (b *pipeBed) exit() {
 	for _, f := range b.app {
-		f.Close()
+		_ = f.Close() // a test may have closed it
+	}
+}
+
+func mustClose(t *testing.T, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -140,7 +148,7 @@ func TestOutputOfManyMegabytesArrivesWholeAndIsDrainedAtExit(t *testing.T) {
 		t.Errorf("drain took %v", took)
 	}
 	// The client sees the end of the output before any delete.
-	hold.Close()
+	mustClose(t, hold)
 	if got := <-out; !bytes.Equal(got, append(early, data...)) {
 		t.Errorf("got %d bytes, want %d, or they differ", len(got), len(early)+len(data))
 	}
@@ -171,7 +179,7 @@ func TestClientThatGoesAwayAndComesBackCostsNothing(t *testing.T) {
 	}
 	write("one\n")
 	read(client, "one\n")
-	client.Close()
+	mustClose(t, client)
 	write("two\n")
 	again, err := linux.ReadFifo(b.asked.Stdout)
 	if err != nil {
@@ -197,7 +205,7 @@ func TestInputArrivesAndEndsWithCloseIO(t *testing.T) {
 		if _, err := client.Write(data); err != nil {
 			t.Error(err)
 		}
-		client.Close()
+		mustClose(t, client)
 		if err := s.closeStdin(); err != nil {
 			t.Error(err)
 		}
@@ -222,7 +230,7 @@ func TestInputStaysOpenWhenTheClientGoesAway(t *testing.T) {
 	if _, err := io.ReadFull(b.app[0], got); err != nil {
 		t.Fatal(err)
 	}
-	client.Close()
+	mustClose(t, client)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := b.app[0].Read(got)
@@ -236,7 +244,7 @@ func TestInputStaysOpenWhenTheClientGoesAway(t *testing.T) {
 	if err := s.closeStdin(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; err != io.EOF {
+	if err := <-ended; !errors.Is(err, io.EOF) {
 		t.Errorf("after CloseIO: %v, want end of input", err)
 	}
 }
@@ -250,12 +258,12 @@ func TestOneOutputForBothEndsWithTheLater(t *testing.T) {
 	}
 	out := readAll(t, b.asked.Stdout)
 	s := b.open(t)
-	hold.Close()
-	b.app[1].Close()
+	mustClose(t, hold)
+	mustClose(t, b.app[1])
 	if _, err := io.WriteString(b.app[2], "later\n"); err != nil {
 		t.Fatal(err)
 	}
-	b.app[2].Close()
+	mustClose(t, b.app[2])
 	s.drain(t.Context(), 5*time.Second)
 	if got := <-out; string(got) != "later\n" {
 		t.Errorf("client read %q", got)
@@ -341,7 +349,7 @@ func TestUnknownSchemeOfOutputIsAnError(t *testing.T) {
 func TestDrainGivesUpOnAClientThatDoesNotRead(t *testing.T) {
 	b := newPipeBed(t)
 	s := b.open(t)
-	go b.app[1].Write(payload(t, 1<<20))
+	go func() { _, _ = b.app[1].Write(payload(t, 1<<20)) }()
 	began := time.Now()
 	s.drain(t.Context(), 50*time.Millisecond)
 	if took := time.Since(began); took > 2*time.Second {
@@ -376,7 +384,7 @@ func TestInstanceWithoutPipesCostsTheClientNoEndOfOutput(t *testing.T) {
 	if _, err := io.WriteString(next, "cold\n"); err != nil {
 		t.Fatal(err)
 	}
-	next.Close()
+	mustClose(t, next)
 	if data := <-got; string(data) != "cold\n" {
 		t.Errorf("client read %q", data)
 	}
