@@ -40,7 +40,7 @@ func spawnTestKeeper(ctx context.Context, socket, seed string) error {
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
-	theirs.Close()
+	_ = theirs.Close()
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func idleProcess(kind string) error {
 	if _, err := control.Write([]byte(`{"ok":true}` + "\n")); err != nil {
 		return err
 	}
-	control.Close()
+	_ = control.Close()
 	for {
 		if _, err := os.Stat(p.Address); err != nil {
 			return nil //nolint:nilerr // the test is over
@@ -89,13 +89,15 @@ func newShimBed(t *testing.T, kind string, idle int) *shimBed {
 	done := make(chan error, 1)
 	go func() { done <- shims.Serve(l) }()
 	b.stop = sync.OnceFunc(func() {
-		l.Close()
+		_ = l.Close()
 		shims.Close()
-		<-done
+		if err := <-done; !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
 	})
 	t.Cleanup(func() {
 		b.stop()
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 	})
 	return b
 }

@@ -62,8 +62,8 @@ func newDaemon(t *testing.T) *process {
 			_ = d.cmd.Process.Kill()
 			_ = d.cmd.Wait()
 		}
-		d.ready.Close()
-		os.RemoveAll(dir)
+		_ = d.ready.Close()
+		_ = os.RemoveAll(dir)
 	})
 	return d
 }
