@@ -68,9 +68,14 @@ func startWitness(t testing.TB) int {
 
 func makeTemplate(t testing.TB, pid int) *Template {
 	t.Helper()
-	template, err := NewTemplate(timeout(t), pid)
+	return makeDropping(t, pid, nil)
+}
+
+func makeDropping(t testing.TB, pid int, drop *Drop) *Template {
+	t.Helper()
+	template, err := NewTemplate(timeout(t), pid, drop)
 	for passing := new(RefusedError); errors.As(err, &passing) && passing.Refusals[0].Fix == TryAgain; {
-		template, err = NewTemplate(timeout(t), pid)
+		template, err = NewTemplate(timeout(t), pid, drop)
 	}
 	if err != nil {
 		t.Fatal(err)

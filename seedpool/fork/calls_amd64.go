@@ -28,6 +28,7 @@ const (
 	sysChdir         = 80
 	sysFchdir        = 81
 	sysSetsid        = 112
+	sysCapset        = 126
 	sysPivotRoot     = 155
 	sysMount         = 165
 	sysUmount2       = 166
@@ -47,6 +48,7 @@ const (
 	sysDup3          = 292
 	sysPipe2         = 293
 	sysSetns         = 308
+	sysSeccomp       = 317
 	sysMemfdCreate   = 319
 	sysMlock2        = 325
 	sysRseq          = 334
@@ -59,7 +61,7 @@ const (
 var callNames = map[uint64]string{
 	sysRead: "read", sysWrite: "write", sysClose: "close", sysLseek: "lseek", sysMmap: "mmap", sysRtSigaction: "rt_sigaction", sysRtSigreturn: "rt_sigreturn", sysIoctl: "ioctl",
 	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
-	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
+	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysCapset: "capset", sysSeccomp: "seccomp", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
 	sysPrctl: "prctl", sysMount: "mount",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",

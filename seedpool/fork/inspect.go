@@ -86,6 +86,7 @@ func (i *inspector) readThreads(ctx context.Context, p *Process) error {
 		}
 		if n == 0 {
 			first.creds, first.schedule, first.cpus = creds, order, s.cpus
+			p.NoNewPrivs = creds.NoNewPrivs
 		}
 		if !reflect.DeepEqual(creds, first.creds) {
 			i.refuse(CodePrivileges, "", "thread %d has other credentials than the main thread", s.tid)

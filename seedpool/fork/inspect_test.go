@@ -165,7 +165,7 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 			}
 			pid := start(t, "/usr/bin/python3", script, "x")
 			before := strings.Count(proc(t, pid, "maps"), "\n")
-			template, err := NewTemplate(timeout(t), pid)
+			template, err := NewTemplate(timeout(t), pid, nil)
 			var refused *RefusedError
 			if !errors.As(err, &refused) || !errors.Is(err, ErrRefused) {
 				t.Fatalf("%v, %v", template, err)

@@ -86,14 +86,15 @@ type planner struct {
 	*program
 	*Program
 	process *Process
+	drop    *Drop
 	// number is the address of the request's number, temp of two words for results.
 	number, temp uint64
 	main         *list
 }
 
-// Plan says what the zygote and its clones are to do, for a process without refusals. It is pure: the same process and layout give the same bytes.
-func Plan(process *Process, layout Layout) (*Program, error) {
-	p := &planner{program: newProgram(layout.Base + codeSize), Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
+// Plan says what the zygote and its clones are to do, for a process without refusals; without a drop clones keep the template's privileges. It is pure: the same process and layout give the same bytes.
+func Plan(process *Process, layout Layout, drop *Drop) (*Program, error) {
+	p := &planner{program: newProgram(layout.Base + codeSize), drop: drop, Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
 	p.Program.program = p.program
 	p.Header = p.bytes(make([]byte, headerSize), 8)
 	binary.LittleEndian.PutUint64(p.data[headerFD:], uint64(layout.Control))

@@ -43,6 +43,7 @@ func (p *planner) planThreads() error {
 	for n, word := range done {
 		p.main.add(call(fmt.Sprintf("wait for thread %d", p.process.Threads[n+1].Tid), sysFutex, word, futexWait, 0).with(FlagWait))
 	}
+	p.main.add(p.dropLast()...)
 	times := uint64(16 * (len(phases) + 1))
 	p.main.add(p.lap(4),
 		p.say("report ready", p.words(kindReady, 0, 0), p.times, times),
@@ -63,6 +64,7 @@ func (p *planner) planThread(t Thread, done, barrier uint64) Op {
 	if t.Rseq.Pointer != 0 {
 		l.add(call("register restartable sequences", sysRseq, t.Rseq.Pointer, uint64(t.Rseq.Size), uint64(t.Rseq.Flags), uint64(t.Rseq.Signature)))
 	}
+	l.add(p.capset()...)
 	l.add(poke("be done", done, 1),
 		call("tell the main thread", sysFutex, done, futexWake, 1),
 		call("wait at the barrier", sysFutex, barrier, futexWait, 1).with(FlagWait),

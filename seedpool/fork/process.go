@@ -17,6 +17,8 @@ type Process struct {
 	Files []File
 	// Cwd is the working directory.
 	Cwd string
+	// NoNewPrivs as prctl(2) has it.
+	NoNewPrivs bool
 	// ChildAction is the process's action on SIGCHLD, a struct kernel_sigaction.
 	ChildAction []byte
 	// Intervals are the three itimers: real, virtual, profiling.

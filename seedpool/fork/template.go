@@ -46,15 +46,15 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Unwrap() error { return ErrRefused }
 
 // NewTemplate makes a template of a process and leaves it stopped by SIGSTOP. A process that is refused goes on as it was. After any other error it is not
-// fit to run: the caller ends it.
-func NewTemplate(ctx context.Context, pid int) (*Template, error) {
+// fit to run: the caller ends it. Clones lose what drop says, nothing if it is nil.
+func NewTemplate(ctx context.Context, pid int, drop *Drop) (*Template, error) {
 	tracer := ptrace.NewTracer()
 	defer tracer.Close()
 	threads, err := tracer.SeizeAll(ctx, pid, ptrace.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
 	}
-	t, err := prepare(ctx, pid, threads)
+	t, err := prepare(ctx, pid, threads, drop)
 	if err := errors.Join(err, ptrace.DetachAll(threads)); err != nil {
 		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
 	}
@@ -68,7 +68,7 @@ const (
 	pageSize            = 4096
 )
 
-func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee) (*Template, error) {
+func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee, drop *Drop) (*Template, error) {
 	main := threads[0]
 	base, err := main.Syscall(ctx, sysMmap, 0, regionSize, protRead|protWrite, mapPrivateAnonymous, noFile, 0)
 	if err != nil {
@@ -82,11 +82,11 @@ func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee) (*Template,
 		_, err := main.Syscall(ctx, sysMunmap, base, regionSize)
 		return nil, errors.Join(&RefusedError{refusals}, err)
 	}
-	return fork(ctx, pid, main, base, process)
+	return fork(ctx, pid, main, base, process, drop)
 }
 
 // fork writes the program into the template, starts the zygote and connects to it.
-func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process) (_ *Template, err error) {
+func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process, drop *Drop) (_ *Template, err error) {
 	memory := ptrace.NewMemory(pid)
 	if _, err := main.Syscall(ctx, sysSocketpair, afUnix, packetSocket, 0, base+codeSize); err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
@@ -96,7 +96,7 @@ func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, proces
 		return nil, err
 	}
 	layout := Layout{Base: base, Control: int(pair[0]) | int(pair[1])<<8, Peer: int(pair[4]) | int(pair[5])<<8, XState: signalFrame(process.Threads[0])}
-	program, err := Plan(process, layout)
+	program, err := Plan(process, layout, drop)
 	if err != nil {
 		return nil, fmt.Errorf("plan clones: %w", err)
 	}
