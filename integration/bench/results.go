@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,9 +41,12 @@ func (r *results) add(section, app, rung, metric, unit string, value float64) {
 	r.samples[key] = append(r.samples[key], value)
 }
 
-// figures are the samples' medians and 99th percentiles, in the order in which they were first added.
+// figures are the samples' medians and 99th percentiles, those of one app and metric next to each other.
 func (r *results) figures() []figure {
 	list := make([]figure, 0, len(r.order))
+	slices.SortStableFunc(r.order, func(a, b figure) int {
+		return cmp.Or(cmp.Compare(a.Section, b.Section), cmp.Compare(a.App, b.App), cmp.Compare(a.Metric, b.Metric))
+	})
 	for _, f := range r.order {
 		values := slices.Sorted(slices.Values(r.samples[f]))
 		f.N, f.Median, f.P99 = len(values), percentile(values, 0.5), percentile(values, 0.99)
