@@ -1,6 +1,7 @@
 package fork
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -417,4 +418,47 @@ func threads(t testing.TB, pid int) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+func TestStreamsTimersAndLockedMemoryAreTheClones(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "x.py")
+	code := `import ctypes, mmap, signal
+m = mmap.mmap(-1, 65536, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+assert ctypes.CDLL(None).mlock(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(m))), 65536) == 0
+signal.signal(signal.SIGALRM, lambda *a: print("tick", input(), flush=True))
+print("ready", flush=True)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.01)
+while True: signal.pause()
+`
+	if err := os.WriteFile(script, []byte(code), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	template := makeTemplate(t, start(t, "/usr/bin/python3", script))
+	for _, word := range []string{"one", "two"} {
+		var files Files
+		in, say, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files.Streams[0], files.Streams[1] = in, out
+		c, err := template.Clone(timeout(t), Sandbox{OwnNet: true}, files)
+		if err := errors.Join(err, in.Close(), out.Close()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = errors.Join(c.Discard(), say.Close(), heard.Close()) })
+		release(t, c)
+		if _, err := say.WriteString(word + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(heard).ReadString('\n'); err != nil || line != "tick "+word+"\n" {
+			t.Errorf("the clone says %q, %v", line, err)
+		}
+		if a, b := field(proc(t, template.pid, "status"), "VmLck"), field(proc(t, c.PID, "status"), "VmLck"); a != b || a == "0 kB" {
+			t.Errorf("%s is locked, of the template %s", b, a)
+		}
+	}
 }

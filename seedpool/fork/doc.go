@@ -13,8 +13,9 @@
 // Life of a clone: requested → born → ready → released | discarded. Anything that inspect does not know is a Refusal, never a guess.
 //
 // What works so far: one process without children that is the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
-// undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process, eventfd, epoll, timerfd,
-// signalfd, TCP listeners over IPv4 and IPv6, unix sockets whose peer is gone, dup'ed descriptors; itimers; standard streams that are pipes are replaced by the request's. The clone has its own pid,
+// undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process with what waits in them,
+// eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, unix sockets whose peer is gone, dup'ed descriptors; itimers; standard streams that are
+// pipes are replaced by those of the request. The clone has its own pid,
 // mount, IPC, UTS and (made or given) network namespace, its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
 //
