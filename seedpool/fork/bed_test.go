@@ -79,7 +79,13 @@ func makeTemplate(t testing.TB, pid int) *Template {
 func makeDropping(t testing.TB, pid int, drop *Drop) *Template {
 	t.Helper()
 	template, err := NewTemplate(timeout(t), pid, drop)
-	for passing := new(RefusedError); errors.As(err, &passing) && passing.Refusals[0].Fix == TryAgain; {
+	// A signal on its way, or the connection of the last request, is gone a moment later.
+	deadline := time.Now().Add(5 * time.Second)
+	for refused := new(RefusedError); errors.As(err, &refused) && time.Now().Before(deadline); {
+		if r := refused.Refusals[0]; r.Fix != TryAgain && r.Code != CodeConnected {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
 		template, err = NewTemplate(timeout(t), pid, drop)
 	}
 	if err != nil {
