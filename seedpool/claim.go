@@ -35,16 +35,42 @@ func clearSign(row *api.InstanceRow) {
 	row.ShimPid, row.ShimStartTime, row.ClaimedUnixNanoseconds = 0, 0, 0
 }
 
-// claim gives a ready spare of a seed to a container, with the spare's files as the container's snapshot. The row says so before anything is done to the
-// spare, so two callers never get the same one. A spare that has died is dropped and the next one is taken.
-func (p *Pool) claim(ctx context.Context, seedID string, who claimant) (*api.Instance, error) {
+// claim gives a ready spare of a seed to a container. The row says so before anything is done to the spare, so two callers never get the same one. A spare that
+// has died is dropped and the next one is taken. early: the answer does not wait for adopt.
+func (p *Pool) claim(ctx context.Context, seedID string, who claimant, early bool) (*api.Instance, error) {
 	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	i, err := p.claimLocked(ctx, seedID, who)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	// The container stays locked until its snapshot is no longer being changed.
+	p.requests.Go(func() {
+		defer unlock()
+		p.adopt(i, who.upperdir)
+	})
+	if early {
+		return p.rowOf(i).Instance, nil
+	}
+	if err := p.adopted(ctx, i); err != nil {
+		if derr := p.destroyAlone(ctx, i, fateRenew); derr != nil {
+			log.G(ctx).WithError(derr).WithField("id", i.id).Warn("destroy instance")
+		}
+		return nil, err
+	}
+	return p.rowOf(i).Instance, nil
+}
+
+// claimLocked is claim up to the answer. The caller holds the container's lock.
+func (p *Pool) claimLocked(ctx context.Context, seedID string, who claimant) (*instance, error) {
 	s, err := p.usable(who.namespace, seedID)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.checkUpper(ctx, who.upperdir); err != nil {
 		return nil, err
 	}
 	p.abandoned(ctx, who)
@@ -63,14 +89,23 @@ func (p *Pool) claim(ctx context.Context, seedID string, who claimant) (*api.Ins
 			p.tasks.Go(func() { p.destroyOrLog(p.life, i, fatePlain) })
 			continue
 		}
-		if err := p.hand(ctx, i, who); err != nil {
-			return nil, err
+		if !waitsFor(ctx) {
+			return nil, errors.Join(context.DeadlineExceeded, p.giveBack(i))
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		s.claimed++
-		return i.row.Instance, nil
+		return i, p.beginAdoption(s, i, who.upperdir)
 	}
+}
+
+// checkUpper refuses a container whose snapshot a seed cannot lie under, before a spare is taken for it.
+func (p *Pool) checkUpper(ctx context.Context, upperdir string) error {
+	_, pristine, err := p.rootfs.Chain(ctx, upperdir)
+	switch {
+	case errdefs.IsNotFound(err):
+		return refuse(ReasonNotOurSnapshotter, err)
+	case err == nil && !pristine:
+		return refuse(ReasonUpperNotEmpty, fail(errdefs.ErrFailedPrecondition, "upper directory %s is not empty", upperdir))
+	}
+	return err
 }
 
 func noneReady(s *seed, died int) error {
@@ -106,31 +141,60 @@ func (p *Pool) fit(i *instance) error {
 	return nil
 }
 
-// hand makes the spare's files those of the container. When they do not fit each other the spare is as it was and goes back.
-func (p *Pool) hand(ctx context.Context, i *instance, who claimant) error {
-	if !waitsFor(ctx) {
-		return errors.Join(context.DeadlineExceeded, p.giveBack(i))
-	}
-	// From here on the snapshot may have been touched, and whoever destroys the instance must know.
-	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Upperdir = who.upperdir }); err != nil {
-		p.destroyOrLog(ctx, i, fatePlain)
+// adoption is the hand-over of a spare's files to a container.
+type adoption struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
+// beginAdoption notes that the container's snapshot may be touched from now on: whoever destroys the instance must know.
+func (p *Pool) beginAdoption(s *seed, i *instance, upperdir string) error {
+	err := p.rewrite(i, func(row *api.InstanceRow) { row.Upperdir = upperdir })
+	if err != nil {
+		p.tasks.Go(func() { p.destroyOrLog(p.life, i, fatePlain) })
 		return err
 	}
-	err := p.rootfs.Adopt(ctx, i.id, who.upperdir)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i.adoption = &adoption{done: make(chan struct{})}
+	s.claimed++
+	return nil
+}
+
+// adopt makes the spare's files those of the container, and says in i.adoption how it went. It waits for a disk: a shim that wants to may bind the instance in
+// the meantime and learn from Bound. The caller holds the container's lock.
+func (p *Pool) adopt(i *instance, upperdir string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.life), undoTimeout)
+	defer cancel()
+	a := i.adoption
+	defer close(a.done)
+	a.err = p.rootfs.Adopt(ctx, i.id, upperdir)
 	p.point("spare adopted")
-	switch {
-	case errdefs.IsNotFound(err):
-		return errors.Join(refuse(ReasonNotOurSnapshotter, err), p.giveBack(i))
-	case errdefs.IsFailedPrecondition(err):
-		return errors.Join(refuse(ReasonUpperNotEmpty, err), p.giveBack(i))
-	case err != nil:
-		p.destroyOrLog(ctx, i, fateRenew)
-		return err
-	case ctx.Err() != nil:
-		p.destroyOrLog(ctx, i, fatePlain)
+	if a.err == nil {
+		a.err = p.rewrite(i, func(row *api.InstanceRow) { row.Adopted = true })
+	}
+	if errdefs.IsFailedPrecondition(a.err) {
+		a.err = refuse(ReasonUpperNotEmpty, a.err)
+	}
+}
+
+// adopted waits until a claimed instance's files are the container's. One whose adoption was cut by the end of an earlier sproutd never will.
+func (p *Pool) adopted(ctx context.Context, i *instance) error {
+	p.mu.Lock()
+	row, a := i.row, i.adoption
+	p.mu.Unlock()
+	if row.Restored || row.Adopted {
+		return nil
+	}
+	if a == nil {
+		return fail(errdefs.ErrFailedPrecondition, "instance %s: sproutd ended while its files were handed over", i.id)
+	}
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return nil
 }
 
 // giveBack makes a claimed spare ready again.

@@ -35,7 +35,7 @@ func TestASpareIsClaimedOnceHoweverManyAsk(t *testing.T) {
 		who := b.container("ns", "c"+string(rune('0'+n)))
 		wg.Go(func() {
 			<-start
-			got[n], errs[n] = p.claim(t.Context(), s.id, who)
+			got[n], errs[n] = p.claim(t.Context(), s.id, who, n%2 == 0)
 		})
 	}
 	close(start)
@@ -64,8 +64,11 @@ func TestAClaimedSpareHasItsRowBeforeTheAnswerAndItsFilesAreTheContainers(t *tes
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	who := b.container("ns", "c1")
-	inst, err := p.claim(t.Context(), s.id, who)
+	inst, err := p.claim(t.Context(), s.id, who, false)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.adopted(t.Context(), p.instance(inst.Id)); err != nil {
 		t.Fatal(err)
 	}
 	rows, err := p.store.instances()
@@ -73,7 +76,7 @@ func TestAClaimedSpareHasItsRowBeforeTheAnswerAndItsFilesAreTheContainers(t *tes
 		t.Fatal(err)
 	}
 	n := slices.IndexFunc(rows, func(r *api.InstanceRow) bool { return r.Instance.Id == inst.Id })
-	if n < 0 || rows[n].Phase != "claimed" || rows[n].Container != "c1" || rows[n].Upperdir != who.upperdir || rows[n].ShimStartTime == 0 {
+	if n < 0 || rows[n].Phase != "claimed" || rows[n].Container != "c1" || !rows[n].Adopted || rows[n].Upperdir != who.upperdir || rows[n].ShimStartTime == 0 {
 		t.Errorf("rows %v", rows)
 	}
 	if b.rootfs.seedOf(who.upperdir) != "adopted "+inst.Id {
@@ -91,7 +94,7 @@ func TestASeedOfAnotherNamespaceIsNotThere(t *testing.T) {
 	s := b.seed("tenant-a", "shop", key)
 	b.fill(s, 1)
 	who := b.container("tenant-b", "c1")
-	if _, err := p.claim(t.Context(), s.id, who); !errdefs.IsNotFound(err) {
+	if _, err := p.claim(t.Context(), s.id, who, false); !errdefs.IsNotFound(err) {
 		t.Errorf("claim: %v", err)
 	}
 	if _, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: "/x"}); !errdefs.IsNotFound(err) {
@@ -127,7 +130,7 @@ func TestADeadSpareIsPassedOverForTheNext(t *testing.T) {
 	dead, alive := s.ready[0].row.Instance, s.ready[1].row.Instance
 	p.mu.Unlock()
 	killPID(t, int(dead.Pid))
-	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false)
 	if err != nil || inst.Id != alive.Id {
 		t.Fatalf("got %v, %v, want %s", inst, err, alive.Id)
 	}
@@ -150,7 +153,7 @@ func TestWhenAllSparesHaveDiedTheReasonSaysSo(t *testing.T) {
 	pid := s.ready[0].row.Instance.Pid
 	p.mu.Unlock()
 	killPID(t, int(pid))
-	_, err := p.claim(t.Context(), s.id, b.container("ns", "c1"))
+	_, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false)
 	if reason, _ := ReasonOf(toGRPC("x", err)); reason != ReasonSpareDied || !errdefs.IsNotFound(err) {
 		t.Errorf("%v", err)
 	}
@@ -167,25 +170,25 @@ func TestAThawedSpareIsNotHandedOut(t *testing.T) {
 	if err := (linux.Cgroup{Path: inst.Cgroup}).Thaw(); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := p.claim(t.Context(), s.id, b.container("ns", "c1")); err == nil && got.Id == inst.Id {
+	if got, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false); err == nil && got.Id == inst.Id {
 		t.Error("a spare that has run was handed out")
 	}
 }
 
-func TestASpareThatDoesNotFitTheContainerGoesBack(t *testing.T) {
+func TestAContainerThatNoSeedFitsGetsNoSpare(t *testing.T) {
 	b := newBed(t)
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	who := b.container("ns", "c1")
 	write(t, filepath.Join(who.upperdir, "written"), "x")
-	_, err := p.claim(t.Context(), s.id, who)
+	_, err := p.claim(t.Context(), s.id, who, false)
 	if reason, _ := ReasonOf(err); reason != ReasonUpperNotEmpty {
 		t.Errorf("%v", err)
 	}
 	missing := who
 	missing.upperdir = "/nowhere"
-	_, err = p.claim(t.Context(), s.id, missing)
+	_, err = p.claim(t.Context(), s.id, missing, false)
 	if reason, _ := ReasonOf(err); reason != ReasonNotOurSnapshotter {
 		t.Errorf("%v", err)
 	}
@@ -195,19 +198,16 @@ func TestASpareThatDoesNotFitTheContainerGoesBack(t *testing.T) {
 	if row.Phase != "ready" || row.Container != "" || row.Upperdir != "" {
 		t.Errorf("the spare is %v", row)
 	}
-	if _, err := p.claim(t.Context(), s.id, b.container("ns", "c2")); err != nil {
-		t.Errorf("another container cannot have it: %v", err)
-	}
 }
 
-func TestASpareThatCouldNotBeHandedOverIsDestroyedAndTheSnapshotRenewed(t *testing.T) {
+func TestASpareWhoseFilesCouldNotBeHandedOverIsDestroyedAndTheSnapshotRenewed(t *testing.T) {
 	b := newBed(t)
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	b.rootfs.setFail("Adopt", errors.New("disk on fire"))
-	if _, err := p.claim(t.Context(), s.id, b.container("ns", "c1")); err == nil {
-		t.Fatal("claimed")
+	if _, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false); !errorSays(err, "disk on fire") {
+		t.Fatalf("claimed: %v", err)
 	}
 	if !slices.Contains(b.rootfs.calls(), "Renew") {
 		t.Errorf("calls %v", b.rootfs.calls())
@@ -215,6 +215,93 @@ func TestASpareThatCouldNotBeHandedOverIsDestroyedAndTheSnapshotRenewed(t *testi
 	b.rootfs.setFail("Adopt", nil)
 	b.ready("shop", 1)
 	b.nothingLeft()
+}
+
+func TestASpareWhoseFilesCouldNotBeHandedOverIsNotBound(t *testing.T) {
+	b := newBed(t)
+	p := b.recovered()
+	s := b.seed("ns", "shop", keyOf(t, spec()))
+	b.fill(s, 1)
+	b.rootfs.setFail("Adopt", errors.New("disk on fire"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sv := &service{pool: p}
+	if _, err := sv.Bound(t.Context(), &api.BoundRequest{Instance: inst.Id}); !errorSays(err, "disk on fire") {
+		t.Errorf("bound: %v", err)
+	}
+	if _, err := sv.Discard(t.Context(), discardOf(inst.Id)); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(b.rootfs.calls(), "Renew") {
+		t.Errorf("calls %v", b.rootfs.calls())
+	}
+	b.rootfs.setFail("Adopt", nil)
+	b.ready("shop", 1)
+	b.nothingLeft()
+}
+
+func TestBoundWaitsForTheFilesAndDiscardForTheirEnd(t *testing.T) {
+	b := newBed(t)
+	p := b.recovered()
+	s := b.seed("ns", "shop", keyOf(t, spec()))
+	b.fill(s, 2)
+	goOn := make(chan struct{})
+	p.point = func(name string) {
+		if name == "spare adopted" {
+			<-goOn
+		}
+	}
+	sv := &service{pool: p}
+	kept, err := p.claim(t.Context(), s.id, b.container("ns", "kept"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := p.claim(t.Context(), s.id, b.container("ns", "given"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan error, 2)
+	go func() {
+		_, err := sv.Bound(t.Context(), &api.BoundRequest{Instance: kept.Id})
+		answers <- err
+	}()
+	go func() {
+		_, err := sv.Discard(t.Context(), discardOf(given.Id))
+		answers <- err
+	}()
+	select {
+	case err := <-answers:
+		t.Errorf("answered while the snapshot was being changed: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(goOn)
+	for range 2 {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAnAdoptionThatWasCutIsNeverBound(t *testing.T) {
+	b := newBed(t)
+	p := b.recovered()
+	s := b.seed("ns", "shop", keyOf(t, spec()))
+	b.fill(s, 1)
+	b.rootfs.setFail("Adopt", errors.New("cut"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.close()
+	sv := &service{pool: b.recovered()}
+	if _, err := sv.Bound(t.Context(), &api.BoundRequest{Instance: inst.Id}); !errorSays(err, "handed over") {
+		t.Errorf("bound: %v", err)
+	}
+	if _, err := sv.Discard(t.Context(), discardOf(inst.Id)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestACallerWhoHasGivenUpGetsNothingAndItsSnapshotIsLeftAlone(t *testing.T) {
@@ -225,7 +312,7 @@ func TestACallerWhoHasGivenUpGetsNothingAndItsSnapshotIsLeftAlone(t *testing.T) 
 	who := b.container("ns", "c1")
 	ctx, cancel := context.WithTimeout(t.Context(), answerMargin/2)
 	defer cancel()
-	if _, err := p.claim(ctx, s.id, who); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := p.claim(ctx, s.id, who, false); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	if calls := b.rootfs.calls(); len(calls) != 0 {
@@ -282,14 +369,14 @@ func TestDiscardLeavesNothingOfAnInstance(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	for name, get := range map[string]func(who claimant) (*api.Instance, error){
-		"claimed": func(who claimant) (*api.Instance, error) { return p.claim(t.Context(), s.id, who) },
+		"claimed": func(who claimant) (*api.Instance, error) { return p.claim(t.Context(), s.id, who, false) },
 		"restored": func(who claimant) (*api.Instance, error) {
 			inst, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: b.config.CgroupRoot + "/containers/r"})
 			return inst, err
 		},
 		"bound": func(who claimant) (*api.Instance, error) {
 			b.ready("shop", 1)
-			inst, err := p.claim(t.Context(), s.id, who)
+			inst, err := p.claim(t.Context(), s.id, who, false)
 			if err == nil {
 				err = p.bound(p.instance(inst.Id))
 			}
@@ -325,7 +412,7 @@ func TestABoundInstanceLivesAndItsSpareCgroupGoes(t *testing.T) {
 	sv := &service{pool: p}
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
-	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +451,7 @@ func TestAnInstanceWhoseShimDiedUnboundIsDestroyed(t *testing.T) {
 	claimed := func(id string, shim uint32) *instance {
 		who := b.container("ns", id)
 		who.shimPID = shim
-		inst, err := p.claim(t.Context(), s.id, who)
+		inst, err := p.claim(t.Context(), s.id, who, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -396,7 +483,7 @@ func TestAnInstanceThatRunsWasBound(t *testing.T) {
 	b.fill(s, 1)
 	who := b.container("ns", "c1")
 	who.shimPID = 1<<22 - 1
-	inst, err := p.claim(t.Context(), s.id, who)
+	inst, err := p.claim(t.Context(), s.id, who, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -417,7 +504,7 @@ func TestABoundInstanceIsForgottenWhenItsTaskIsGone(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	who := b.container("ns", "c1")
-	inst, err := p.claim(t.Context(), s.id, who)
+	inst, err := p.claim(t.Context(), s.id, who, false)
 	if err == nil {
 		err = p.bound(p.instance(inst.Id))
 	}
@@ -449,7 +536,7 @@ func TestWhatAContainerClaimedAndLeftIsDestroyedWhenItAsksAgain(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	who := b.container("ns", "c1")
-	first, err := p.claim(t.Context(), s.id, who)
+	first, err := p.claim(t.Context(), s.id, who, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -470,7 +557,7 @@ func TestAColdStartGivesBackWhatWasClaimedForIt(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
-	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

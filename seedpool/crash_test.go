@@ -71,7 +71,7 @@ func (o sproutdOptions) work(ctx context.Context, p *Pool, rootfs *dirRootfs, n 
 			}
 			instance = inst.Id
 		default:
-			inst, err := p.claim(ctx, s.id, who)
+			inst, err := p.claim(ctx, s.id, who, n%2 == 0)
 			if reason, _ := ReasonOf(err); reason == ReasonNoSpare || reason == ReasonSpareDied {
 				continue
 			}
@@ -191,7 +191,7 @@ func (b *bed) whole() {
 	if _, _, problems, err := s.dir.verify(); err != nil || len(problems) > 0 {
 		b.t.Fatalf("the seed is damaged: %v %v", problems, err)
 	}
-	inst, err := p.claim(context.Background(), s.id, b.container("ns", newID()))
+	inst, err := p.claim(context.Background(), s.id, b.container("ns", newID()), false)
 	if err != nil {
 		b.t.Fatal(err)
 	}

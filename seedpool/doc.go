@@ -17,7 +17,8 @@
 //	making ──▶ ready ──▶ claimed ──▶ bound ──▶ dying ──▶ (no row)
 //	   └──────restored───▶┘ any ─────────────────▶┘
 //
-// phase.go has the table. making: a keeper restores it. ready: a spare, frozen in its own cgroup, in its pool. claimed: a container's shim has it. bound: it is the
+// phase.go has the table. making: a keeper restores it. ready: a spare, frozen in its own cgroup, in its pool. claimed: a container's shim has it.
+// Its files become the container's snapshot; before that it cannot be bound. bound: it is the
 // container; the row stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
 // # State
@@ -56,7 +57,7 @@
 //
 // # Locks
 //
-//	Pool.busy[container]    held over claim, restore, discard of one container: they touch its snapshot
+//	Pool.busy[container]    held over claim (until the files are handed over), restore, discard of one container: they touch its snapshot
 //	  instance.end          held while an instance is destroyed
 //	    seed.load           held while files are checked and the keeper is started
 //	      Pool.changes      held over a change of a seed's or pool's row

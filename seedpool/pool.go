@@ -92,6 +92,8 @@ type instance struct {
 	inherited bool
 	// end is held while it is destroyed.
 	end sync.Mutex
+	// adoption is the hand-over of a claimed spare's files that this sproutd has begun; nil: none.
+	adoption *adoption
 	// row is replaced as a whole, under Pool.mu, and never changed.
 	row *api.InstanceRow
 }

@@ -209,7 +209,7 @@ func TestTheKeeperOfARemovedSeedLivesAsLongAsItsContainers(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
-	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"))
+	inst, err := p.claim(t.Context(), s.id, b.container("ns", "c1"), false)
 	if err == nil {
 		err = errors.Join(p.bound(p.instance(inst.Id)), p.removeSeed(t.Context(), s))
 	}

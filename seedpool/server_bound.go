@@ -19,6 +19,9 @@ func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty,
 	if i == nil {
 		return nil, fail(errdefs.ErrNotFound, "instance %q is not known", r.Instance)
 	}
+	if err := p.adopted(ctx, i); err != nil {
+		return nil, err
+	}
 	if err := p.bound(i); err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ func (s *service) Claim(ctx context.Context, r *api.ClaimRequest) (_ *api.ClaimR
 	if err := checkContainer(r.Namespace, r.Id); err != nil {
 		return nil, err
 	}
-	inst, err := s.pool.claim(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid})
+	inst, err := s.pool.claim(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, r.Early)
 	if err != nil {
 		return nil, err
 	}

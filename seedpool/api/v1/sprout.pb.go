@@ -297,7 +297,10 @@ type ClaimRequest struct {
 	Seed      string                 `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
 	Upperdir  string                 `protobuf:"bytes,4,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
 	// The shim that asks: when it dies before Bound, the instance is destroyed.
-	ShimPid       uint32 `protobuf:"varint,5,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
+	ShimPid uint32 `protobuf:"varint,5,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
+	// Answer while the spare's files are still being made the container's, which waits for a disk. The caller must not let the instance run before Bound has
+	// answered without error.
+	Early         bool `protobuf:"varint,6,opt,name=early,proto3" json:"early,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +368,13 @@ func (x *ClaimRequest) GetShimPid() uint32 {
 		return x.ShimPid
 	}
 	return 0
+}
+
+func (x *ClaimRequest) GetEarly() bool {
+	if x != nil {
+		return x.Early
+	}
+	return false
 }
 
 // Instance is one frozen container made from a seed.
@@ -1423,8 +1433,10 @@ type InstanceRow struct {
 	ShimPid                uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
 	ShimStartTime          uint64 `protobuf:"varint,8,opt,name=shim_start_time,json=shimStartTime,proto3" json:"shim_start_time,omitempty"`
 	ClaimedUnixNanoseconds int64  `protobuf:"varint,9,opt,name=claimed_unix_nanoseconds,json=claimedUnixNanoseconds,proto3" json:"claimed_unix_nanoseconds,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Its files are the container's.
+	Adopted       bool `protobuf:"varint,10,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceRow) Reset() {
@@ -1518,6 +1530,13 @@ func (x *InstanceRow) GetClaimedUnixNanoseconds() int64 {
 		return x.ClaimedUnixNanoseconds
 	}
 	return 0
+}
+
+func (x *InstanceRow) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
 }
 
 // Refusal travels with an error and says as a reason code why a rung cannot be had.
@@ -2680,13 +2699,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\anearest\x18\x04 \x01(\tR\anearest\x12\x18\n" +
 	"\adiffers\x18\x05 \x03(\tR\adiffers\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x87\x01\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x9d\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\tR\x04seed\x12\x1a\n" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x19\n" +
-	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\"\xf2\x01\n" +
+	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\x12\x14\n" +
+	"\x05early\x18\x06 \x01(\bR\x05early\"\xf2\x01\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -2771,7 +2791,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
 	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\x1d\n" +
 	"\aPoolRow\x12\x12\n" +
-	"\x04want\x18\x01 \x01(\rR\x04want\"\xc5\x02\n" +
+	"\x04want\x18\x01 \x01(\rR\x04want\"\xdf\x02\n" +
 	"\vInstanceRow\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1a\n" +
@@ -2781,7 +2801,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\bupperdir\x18\x06 \x01(\tR\bupperdir\x12\x19\n" +
 	"\bshim_pid\x18\a \x01(\rR\ashimPid\x12&\n" +
 	"\x0fshim_start_time\x18\b \x01(\x04R\rshimStartTime\x128\n" +
-	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\"!\n" +
+	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\x12\x18\n" +
+	"\aadopted\x18\n" +
+	" \x01(\bR\aadopted\"!\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"h\n" +
 	"\tReadiness\x12\x12\n" +
