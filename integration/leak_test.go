@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -111,9 +112,13 @@ func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
 				left = append(left, fmt.Sprintf("%s: %d before, %d after", what, want[what], now))
 			}
 		}
-		if len(left) == 0 || time.Now().After(deadline) {
+		if len(left) > 0 && time.Now().After(deadline) {
 			sort.Strings(left)
-			return left
+			list, _ := exec.Command("find", filepath.Join(s.Dir, "run")).CombinedOutput()
+			return append(left, string(list))
+		}
+		if len(left) == 0 {
+			return nil
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

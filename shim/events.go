@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/core/runtime"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -17,25 +18,49 @@ type eventQueue struct {
 	drained   chan struct{}
 
 	mu     sync.Mutex
-	more   sync.Cond // on mu
-	queue  []any     // +checklocks:mu
-	closed bool      // +checklocks:mu
+	more   sync.Cond                          // on mu
+	queue  []any                              // +checklocks:mu
+	closed bool                               // +checklocks:mu
+	exited map[string]bool                    // +checklocks:mu: containers whose TaskExit was queued and whose TaskDelete was not
+	held   map[string]*eventstypes.TaskDelete // +checklocks:mu: by container
 }
 
 // newEventQueue begins to publish; ctx has the namespace of the events.
 func newEventQueue(ctx context.Context, publisher shim.Publisher) *eventQueue {
-	q := &eventQueue{publisher: publisher, drained: make(chan struct{})}
+	q := &eventQueue{publisher: publisher, drained: make(chan struct{}), exited: make(map[string]bool), held: make(map[string]*eventstypes.TaskDelete)}
 	q.more.L = &q.mu
 	go q.run(ctx)
 	return q
 }
 
-// add queues one event.
+// add queues one event. The runc task service tells those who wait that a task has ended a moment before it publishes the exit; a client that is quick to
+// delete would have the deletion published first, so that one is held until the exit is there.
 func (q *eventQueue) add(event any) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.queue = append(q.queue, event)
-	q.more.Signal()
+	defer q.more.Signal()
+	switch e := event.(type) {
+	case *eventstypes.TaskExit:
+		q.queue = append(q.queue, e)
+		if e.ID != e.ContainerID {
+			return
+		}
+		if gone := q.held[e.ContainerID]; gone != nil {
+			delete(q.held, e.ContainerID)
+			q.queue = append(q.queue, gone)
+			return
+		}
+		q.exited[e.ContainerID] = true
+	case *eventstypes.TaskDelete:
+		if !q.exited[e.ContainerID] {
+			q.held[e.ContainerID] = e
+			return
+		}
+		delete(q.exited, e.ContainerID)
+		q.queue = append(q.queue, e)
+	default:
+		q.queue = append(q.queue, event)
+	}
 }
 
 // Publish queues one event of the runc task service; the topic is that of its type.
@@ -49,6 +74,10 @@ func (q *eventQueue) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
+	for _, gone := range q.held {
+		q.queue = append(q.queue, gone)
+	}
+	clear(q.held)
 	q.more.Signal()
 	return nil
 }

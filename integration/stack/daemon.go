@@ -98,6 +98,10 @@ func (d *daemon) stop() error {
 // endStrays ends what carries the stack's directory in its environment or arguments and is still alive: shims, keepers, instances' helpers.
 // Naming them in an error is what makes a leak visible to the tests.
 func (s *Stack) endStrays() error {
+	// A shim answers its last call before it ends.
+	for deadline := time.Now().Add(5 * time.Second); len(s.Processes()) > 0 && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
 	var found []string
 	for _, pid := range s.Processes() {
 		cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
