@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/bake"
@@ -66,35 +67,57 @@ type bed struct {
 	api.KeeperService
 }
 
+// newBed bakes an app of an image and starts a keeper for it.
 func newBed(t *testing.T, image, ready string, args ...string) *bed {
+	t.Helper()
+	b := prepareBed(t, image)
+	b.bake(b.img.Spec(t, args...), ready)
+	b.spawn()
+	return b
+}
+
+func prepareBed(t *testing.T, image string) *bed {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "keeper-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &bed{t: t, dir: dir, root: "/" + filepath.Base(dir), img: imagetest.Get(t, image)}
+	b.config = Config{Seed: "seed", Socket: filepath.Join(dir, "keeper.sock"), CRIU: restore.CRIU{Path: imagetest.Tool(t, "criu")}}
 	t.Cleanup(b.remove)
+	return b
+}
+
+// bake makes the images of a spec with some changes.
+func (b *bed) bake(spec *specs.Spec, ready string, changes ...func(*specs.Spec)) {
+	b.t.Helper()
+	for _, change := range changes {
+		change(spec)
+	}
 	check, err := bake.ParseReadiness(ready)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	check.Timeout = time.Minute
-	overlay := b.img.Overlay(t)
-	for _, option := range overlay {
-		if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
-			b.upper = upper
-		}
-	}
-	b.config = Config{Seed: "seed", Socket: filepath.Join(dir, "keeper.sock"), CRIU: restore.CRIU{Path: imagetest.Tool(t, "criu")}}
-	b.baked, err = bake.Run(t.Context(), bake.Options{
-		ID: "bake", Dir: filepath.Join(dir, "bake"), ImagesDir: filepath.Join(dir, "images"), Overlay: overlay, Spec: b.img.Spec(t, args...),
-		Ready: check, RuncPath: imagetest.Tool(t, "runc"), CRIU: b.config.CRIU, CgroupPath: b.root + "/bake",
+	overlay := b.img.Overlay(b.t)
+	b.upper = upperOf(overlay)
+	b.baked, err = bake.Run(b.t.Context(), bake.Options{
+		ID: "bake", Dir: filepath.Join(b.dir, "bake"), ImagesDir: filepath.Join(b.dir, "images"), Overlay: overlay, Spec: spec,
+		Ready: check, RuncPath: imagetest.Tool(b.t, "runc"), CRIU: b.config.CRIU, CgroupPath: b.root + "/bake",
 	})
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	b.spawn()
-	return b
+}
+
+// upperOf is the writable layer of an overlay's options.
+func upperOf(overlay []string) string {
+	for _, option := range overlay {
+		if upper, ok := strings.CutPrefix(option, "upperdir="); ok {
+			return upper
+		}
+	}
+	return ""
 }
 
 func (b *bed) spawn() {
@@ -181,7 +204,6 @@ func TestInstanceStandsFrozenAndRunsWhenThawed(t *testing.T) {
 	if err := bake.Probe(t.Context(), int(i.Pid), mustReady(t, "http://:8080/")); err != nil {
 		t.Fatal(err)
 	}
-	sameMounts(t, b, i)
 	if err := syscall.Kill(int(i.Pid), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -218,16 +240,6 @@ func exitOf(t *testing.T, i *api.Instance) (e Exit) {
 	}
 	t.Fatal("no exit file")
 	return e
-}
-
-// sameMounts prints what the instance sees.
-func sameMounts(t *testing.T, _ *bed, i *api.Instance) {
-	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", i.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s", data)
 }
 
 func TestManyInstancesOfOneImageEndWithTheirOwnStatus(t *testing.T) {
@@ -299,8 +311,17 @@ func TestFailedRestoreLeavesNothingAndSaysWhy(t *testing.T) {
 	b := newBed(t, "tiny-demo", "file=/tmp/up", "sh", "-c", "touch /tmp/up; sleep 1000")
 	r := b.request("broken")
 	r.Images = t.TempDir()
-	_, err := b.Make(t.Context(), r)
-	if err == nil || !strings.Contains(err.Error(), "Error (") {
+	if err := os.CopyFS(r.Images, os.DirFS(filepath.Join(b.dir, "images"))); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(r.Images, "utsns-*.img"))
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	if err := os.Remove(names[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Make(t.Context(), r); err == nil || !strings.Contains(err.Error(), "Error (") {
 		t.Errorf("%v", err)
 	}
 	if pids, err := (linux.Cgroup{Path: r.Cgroup}).Procs(); err != nil || len(pids) > 0 {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -42,6 +43,10 @@ func serve(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	door, err := os.Stat(c.Socket)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	s := newServer(c)
 	rpc, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {
@@ -52,6 +57,7 @@ func serve(ctx context.Context, c Config, ready func()) error {
 	go func() { served <- rpc.Serve(ctx, listener) }()
 	ready()
 	log.G(ctx).WithField("seed", c.Seed).Info("keeper serves")
+	go retireWithout(ctx, s, c.Socket, door)
 	select {
 	case <-s.over:
 		// The answer to Retire is on its way: the server ends when its calls have.
@@ -61,7 +67,40 @@ func serve(ctx context.Context, c Config, ready func()) error {
 	if errors.Is(err, ttrpc.ErrServerClosed) {
 		err = nil
 	}
+	if !isFile(c.Socket+".lock", lock) {
+		return err // all that has the names is another keeper's by now
+	}
 	return errors.Join(err, clean(c))
+}
+
+// lookAgain is how often a keeper looks whether it can still be found.
+const lookAgain = 2 * time.Second
+
+// retireWithout retires a keeper whose socket was removed or replaced: nobody will ever ask it for anything again.
+func retireWithout(ctx context.Context, s *server, socket string, door os.FileInfo) {
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+	for isSame(socket, door) {
+		select {
+		case <-again.C:
+		case <-s.over:
+			return
+		}
+	}
+	log.G(ctx).WithField("seed", s.config.Seed).Warn("keeper has lost its socket: it ends with its last instance")
+	s.retire()
+}
+
+// isFile says whether a path leads to an open file.
+func isFile(path string, f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && isSame(path, info)
+}
+
+// isSame says whether a path still leads to the file that it led to.
+func isSame(path string, door os.FileInfo) bool {
+	now, err := os.Stat(path)
+	return err == nil && os.SameFile(now, door)
 }
 
 // prepare makes the mount namespace, which Spawn has made our own, fit for CRIU.

@@ -27,13 +27,24 @@ type server struct {
 
 	mu        sync.Mutex
 	instances map[string]*instance // +checklocks:mu
-	busy      int                  // +checklocks:mu
+	making    map[string]*call     // +checklocks:mu
+	killing   int                  // +checklocks:mu: calls whose answer is still to be sent
 	retired   bool                 // +checklocks:mu
 	ended     bool                 // +checklocks:mu
 }
 
+// call is a Make under way.
+type call struct {
+	cancel context.CancelFunc
+	// over is closed when the instance is among the instances, or nothing of it is left.
+	over chan struct{}
+}
+
 func newServer(c Config) *server {
-	return &server{config: c, slots: make(chan struct{}, restores), over: make(chan struct{}), instances: make(map[string]*instance)}
+	return &server{
+		config: c, slots: make(chan struct{}, restores), over: make(chan struct{}),
+		instances: make(map[string]*instance), making: make(map[string]*call),
+	}
 }
 
 var _ api.KeeperService = (*server)(nil)
@@ -41,45 +52,54 @@ var _ api.KeeperService = (*server)(nil)
 // Make restores one instance, frozen.
 func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeResponse, err error) {
 	defer func() { err = errgrpc.ToGRPC(err) }()
-	if err := s.begin(r.Id); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := s.begin(r.Id, cancel); err != nil {
 		return nil, err
 	}
-	defer s.finish()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	i, phases, err := makeInstance(ctx, s.config, r)
+	i, phases, err := s.make(ctx, r)
+	s.finish(r.Id, i)
 	if err != nil {
 		return nil, fmt.Errorf("make instance %s of seed %s: %w", r.Id, s.config.Seed, err)
 	}
-	s.mu.Lock()
-	s.instances[r.Id] = i
-	s.mu.Unlock()
-	go s.await(i)
 	return &api.MakeResponse{Instance: i.message, Phases: phases}, nil
 }
 
-// begin counts a call under way, so that a retired keeper does not end under it.
-func (s *server) begin(id string) error {
+// begin notes an instance that is being made: it can be killed, and a retired keeper does not end under it.
+func (s *server) begin(id string, cancel context.CancelFunc) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.retired {
 		return fmt.Errorf("keeper of seed %s is retired: %w", s.config.Seed, errdefs.ErrFailedPrecondition)
 	}
-	if s.instances[id] != nil {
+	if s.instances[id] != nil || s.making[id] != nil {
 		return fmt.Errorf("instance %s: %w", id, errdefs.ErrAlreadyExists)
 	}
-	s.busy++
+	s.making[id] = &call{cancel: cancel, over: make(chan struct{})}
 	return nil
 }
 
-func (s *server) finish() {
+// make waits for its turn.
+func (s *server) make(ctx context.Context, r *api.MakeRequest) (*instance, []*api.Phase, error) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	return makeInstance(ctx, s.config, r)
+}
+
+// finish ends what begin has begun, with the instance or with nil.
+func (s *server) finish(id string, i *instance) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.busy--
+	if i != nil {
+		s.instances[id] = i
+		go s.await(i)
+	}
+	close(s.making[id].over)
+	delete(s.making, id)
 	s.endWhenIdleLocked()
 }
 
@@ -94,7 +114,7 @@ func (s *server) await(i *instance) {
 
 // endWhenIdleLocked ends a retired keeper that has nothing left to be the parent of.
 func (s *server) endWhenIdleLocked() {
-	if s.retired && !s.ended && s.busy == 0 && len(s.instances) == 0 {
+	if s.retired && !s.ended && s.killing == 0 && len(s.making) == 0 && len(s.instances) == 0 {
 		s.ended = true
 		close(s.over)
 	}
@@ -109,18 +129,34 @@ func (s *server) Forget(_ context.Context, r *api.InstanceRef) (*api.Empty, erro
 	return &api.Empty{}, errgrpc.ToGRPC(err)
 }
 
-// Kill ends an instance and returns when it is gone.
+// Kill ends an instance and returns when it is gone. One that is being made does not come to be.
 func (s *server) Kill(ctx context.Context, r *api.InstanceRef) (*api.Empty, error) {
+	s.mu.Lock()
+	making := s.making[r.Id]
+	s.killing++
+	s.mu.Unlock()
+	// A retired keeper whose last instance this is stays for the answer.
+	defer s.killed()
+	if making != nil {
+		making.cancel()
+		select {
+		case <-making.over:
+		case <-ctx.Done():
+			return nil, errgrpc.ToGRPC(ctx.Err())
+		}
+	}
 	i, err := s.get(r.Id)
 	if errdefs.IsNotFound(err) {
 		return &api.Empty{}, nil
 	}
-	// A retired keeper whose last instance this is stays for the answer.
-	s.mu.Lock()
-	s.busy++
-	s.mu.Unlock()
-	defer s.finish()
 	return &api.Empty{}, errgrpc.ToGRPC(i.kill(ctx))
+}
+
+func (s *server) killed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.killing--
+	s.endWhenIdleLocked()
 }
 
 // ListInstances lists the instances that have not ended.
@@ -136,11 +172,15 @@ func (s *server) ListInstances(context.Context, *api.Empty) (*api.ListInstancesR
 
 // Retire lets the keeper end with its last instance.
 func (s *server) Retire(context.Context, *api.Empty) (*api.Empty, error) {
+	s.retire()
+	return &api.Empty{}, nil
+}
+
+func (s *server) retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retired = true
 	s.endWhenIdleLocked()
-	return &api.Empty{}, nil
 }
 
 func (s *server) get(id string) (*instance, error) {

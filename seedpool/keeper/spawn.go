@@ -29,8 +29,12 @@ func (c Config) Args() []string {
 	return []string{"keeper", "--seed", c.Seed, "--socket", c.Socket, "--criu", c.CRIU.Path}
 }
 
-// readyFD is where a keeper tells the one who started it that it serves, or why it does not.
-const readyFD = 3
+const (
+	// readyFD is where a keeper tells the one who started it that it serves, or why it does not.
+	readyFD = 3
+	// spawnersRoot is the root directory of who has started the keeper: in its mounts, with those that are made later.
+	spawnersRoot = "/proc/self/fd/4"
+)
 
 // Spawn starts a keeper with the caller's own executable and returns when it serves. The keeper is in a session of its own: it does not end with the caller.
 func Spawn(ctx context.Context, c Config) error {
@@ -47,12 +51,17 @@ func Spawn(ctx context.Context, c Config) error {
 		return err
 	}
 	defer ours.Close()
+	root, err := os.Open("/")
+	if err != nil {
+		return errors.Join(err, theirs.Close())
+	}
+	defer root.Close()
 	// The executable's own path, not a name: a keeper is always of the same build as its sproutd.
 	cmd := exec.Command("/proc/self/exe", c.Args()...)
 	cmd.Args[0] = "sproutd"
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = []*os.File{theirs, root}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
 	err = cmd.Start()
 	_ = theirs.Close()

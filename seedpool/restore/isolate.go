@@ -17,35 +17,38 @@ const criuRunDir = "/run"
 // Isolate makes the calling thread's mount namespace, which must be its own already, one in which CRIU is quick and works with fewer privileges. dir is a
 // directory of the caller's for the files that takes; it stays in use as long as the namespace.
 func Isolate(dir string) error {
-	if err := hideOpenFilesLimit(dir); err != nil {
+	hidden, err := hideOpenFilesLimit(dir)
+	if err != nil {
 		return err
 	}
-	return cacheOnTmpfs(dir)
+	tmpfs, err := linux.IsTmpfs(criuRunDir)
+	if err != nil || tmpfs && !hidden {
+		return err
+	}
+	// A cache that knows of the hidden limit is not for others.
+	return cacheInPrivate(dir)
 }
 
 // hideOpenFilesLimit puts a file with our own hard limit over fs.nr_open. CRIU raises its limit of open files to that value, which takes
 // CAP_SYS_RESOURCE; with the capability nothing is hidden.
-func hideOpenFilesLimit(dir string) error {
+func hideOpenFilesLimit(dir string) (hidden bool, err error) {
 	has, err := linux.HasCapability(capSysResource)
 	if err != nil || has {
-		return err
+		return false, err
 	}
 	limit, err := linux.GetRlimit(os.Getpid(), "RLIMIT_NOFILE")
 	if err != nil {
-		return err
+		return false, err
 	}
 	file := filepath.Join(dir, "nr_open")
 	if err := os.WriteFile(file, fmt.Appendf(nil, "%d\n", limit.Hard), 0o600); err != nil {
-		return err
+		return false, err
 	}
-	return linux.Bind(file, "/proc/sys/fs/nr_open", false, false)
+	return true, linux.Bind(file, "/proc/sys/fs/nr_open", false, false)
 }
 
-// cacheOnTmpfs puts a tmpfs over CRIU's run directory unless it is one, and shows in it what was there before, because instances live there too.
-func cacheOnTmpfs(dir string) error {
-	if ok, err := linux.IsTmpfs(criuRunDir); err != nil || ok {
-		return err
-	}
+// cacheInPrivate puts a tmpfs over CRIU's run directory and shows in it what was there before, because instances live there too.
+func cacheInPrivate(dir string) error {
 	shadow := filepath.Join(dir, "run")
 	if err := os.MkdirAll(shadow, 0o700); err != nil {
 		return err

@@ -1,0 +1,146 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/restore"
+)
+
+// making is one instance on its way from a request to a process.
+type making struct {
+	config  Config
+	request *api.MakeRequest
+	spec    *specs.Spec
+	options restore.Options
+	made    *instance
+	phases  []*api.Phase
+}
+
+// makeInstance restores the image of a request. After an error nothing of the instance is left but files in its directory.
+func makeInstance(ctx context.Context, c Config, r *api.MakeRequest) (*instance, []*api.Phase, error) {
+	m := &making{config: c, request: r, made: newInstance(c, r)}
+	defer m.close()
+	err := m.prepare()
+	if err == nil {
+		err = m.restore(ctx)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, m.made.release())
+	}
+	return m.made, m.phases, nil
+}
+
+// phase notes a step that began at from.
+func (m *making) phase(name string, from time.Time) {
+	m.phases = append(m.phases, &api.Phase{Name: name, Nanoseconds: time.Since(from).Nanoseconds()})
+}
+
+// prepare makes all that the instance will find: its directory, cgroup, streams, network namespace and mounts.
+func (m *making) prepare() (err error) {
+	defer m.phase("prepare", time.Now())
+	m.spec = new(specs.Spec)
+	if err := json.Unmarshal(m.request.Spec, m.spec); err != nil {
+		return fmt.Errorf("parse spec: %w", err)
+	}
+	if err := os.MkdirAll(m.request.Dir, 0o700); err != nil {
+		return err
+	}
+	m.options = restore.Options{ImagesDir: m.request.Images, WorkDir: m.request.Dir, Cgroup: m.made.cgroup, CgroupNS: restore.HasCgroupNS(m.spec)}
+	// A shim may have frozen the cgroup already, in which CRIU has to run.
+	if err := errors.Join(m.made.cgroup.Create(), m.made.cgroup.SetFrozen(false)); err != nil {
+		return err
+	}
+	if m.options.Aside, err = ownCgroup(); err != nil {
+		return err
+	}
+	if err := m.streams(); err != nil {
+		return err
+	}
+	m.options.NetNS, err = m.openNetNS()
+	return err
+}
+
+// streams makes the named pipes of the standard streams, has the keeper hold them, and opens the instance's own ends.
+func (m *making) streams() error {
+	paths := [3]*string{&m.made.message.Stdin, &m.made.message.Stdout, &m.made.message.Stderr}
+	for n, key := range m.request.StdioKeys {
+		if key == "" || n >= len(paths) {
+			continue
+		}
+		path := filepath.Join(m.request.Dir, strconv.Itoa(n))
+		if err := linux.MakeFifo(path, 0o600); err != nil {
+			return err
+		}
+		// The app may open its own streams again, at /dev/stdout.
+		if p := m.spec.Process; p != nil {
+			if err := os.Chown(path, int(p.User.UID), -1); err != nil {
+				return err
+			}
+		}
+		held, err := linux.HoldFifo(path)
+		if err != nil {
+			return err
+		}
+		m.made.hold(held)
+		if m.options.Stdio[n], err = linux.InheritFifo(path, n > 0); err != nil {
+			return err
+		}
+		m.options.StdioKeys[n], *paths[n] = key, path
+	}
+	return nil
+}
+
+// openNetNS opens the network namespace that is asked for, as sproutd sees the path: a namespace file is a mount, and of mounts that were made later our own
+// namespace need not know.
+func (m *making) openNetNS() (*os.File, error) {
+	path := m.request.Netns
+	if path == "" {
+		return linux.NewNetNS()
+	}
+	return os.Open(filepath.Join(spawnersRoot, filepath.Clean("/"+path)))
+}
+
+// restore stages the mounts, restores, and takes the mounts down again.
+func (m *making) restore(ctx context.Context) (err error) {
+	from := time.Now()
+	m.options.Staged, err = restore.Stage(restore.StageOptions{
+		Dir: m.request.Dir, ImagesDir: m.request.Images, Overlay: m.request.Overlay, Spec: m.spec, Cgroup: m.made.cgroup,
+	})
+	if err != nil {
+		return err
+	}
+	m.phase("stage", from)
+	pid, took, err := restore.Restore(ctx, m.config.CRIU, m.options)
+	for _, p := range took {
+		m.phases = append(m.phases, &api.Phase{Name: p.Name, Nanoseconds: p.Took.Nanoseconds()})
+	}
+	from = time.Now()
+	unstaged := m.options.Staged.Unstage()
+	m.phase("unstage", from)
+	if err != nil {
+		return errors.Join(err, unstaged)
+	}
+	if err := errors.Join(unstaged, m.made.adopt(pid)); err != nil {
+		return errors.Join(err, m.made.destroy(pid))
+	}
+	return nil
+}
+
+// close gives back what only the making needed.
+func (m *making) close() {
+	for _, f := range m.options.Stdio {
+		_ = f.Close()
+	}
+	_ = m.options.NetNS.Close()
+}
