@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/cgroups/manager"
 
@@ -90,30 +89,4 @@ func (a *attempt) moveIn() error {
 		}
 	}
 	return nil
-}
-
-// primeEvery is how often primeMoves repeats itself: more often than RCU's grace periods end.
-const primeEvery = 2 * time.Millisecond
-
-// primeMoves keeps the kernel ready to move processes between cgroups until ctx ends. The first move after a quiet time waits for an
-// RCU grace period, 5 to 10 ms, as it must keep forks out that hold their lock without writing to memory; a move soon after another
-// does not wait. So while a start is still being asked for, this process is moved to where it is.
-func primeMoves(ctx context.Context) {
-	pid := os.Getpid()
-	path, err := linux.UnifiedPath(pid)
-	if err != nil {
-		return
-	}
-	tick := time.NewTicker(primeEvery)
-	defer tick.Stop()
-	for {
-		if err := (linux.Cgroup{Path: path}).AttachUnified(pid); err != nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

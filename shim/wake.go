@@ -86,9 +86,7 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 // down goes down the rungs of the plan until one works. This is where `start` becomes `thaw`. A nil task: cold is next.
 func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 	if reason, _ := w.req.refusal(); reason == "" {
-		prime, stop := context.WithCancel(ctx)
-		defer stop()
-		go primeMoves(prime)
+		w.tasks.moves.For(moveTime)
 	}
 	found, client := w.lookup(ctx)
 	if client != nil {

@@ -30,13 +30,14 @@ type wokenTasks struct {
 	paths    seedpool.Paths
 	consoles consoles
 	oom      oomWatch
+	moves    linux.MovePrimer
 
 	mu    sync.Mutex
 	tasks map[string]*wokenTask // +checklocks:mu
 }
 
-// primeTime is how long after its own start a shim expects the first request.
-const primeTime = 50 * time.Millisecond
+// moveTime is how long after a request came, or should come, a spare may be moved into its container's cgroup.
+const moveTime = 50 * time.Millisecond
 
 // newWokenTasks returns the still empty set of woken tasks of a shim.
 // publish hands one event to the shim's ordered queue; it must not block for long.
@@ -48,12 +49,7 @@ func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTa
 		tasks:   make(map[string]*wokenTask),
 	}
 	s.oom.tasks = s
-	// The first request comes within milliseconds.
-	soon, cancel := context.WithTimeout(context.Background(), primeTime)
-	go func() {
-		defer cancel()
-		primeMoves(soon)
-	}()
+	s.moves.For(moveTime) // the first request comes within milliseconds
 	return s
 }
 

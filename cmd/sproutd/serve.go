@@ -66,6 +66,7 @@ type parts struct {
 	pool        *seedpool.Pool
 	stops       []func(context.Context) error
 	servers     sync.WaitGroup
+	moves       linux.MovePrimer
 	// failed gets the error of a server that ended by itself.
 	failed chan error
 }
@@ -116,7 +117,7 @@ func (d *parts) startPool(ctx context.Context, c seedpool.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	rpc := grpc.NewServer()
+	rpc := grpc.NewServer(grpc.UnaryInterceptor(d.expectStart))
 	snapshotsapi.RegisterSnapshotsServer(rpc, snapshotservice.FromSnapshotter(d.snapshotter))
 	d.onStop(func(ctx context.Context) error { return stopGRPC(ctx, rpc) })
 	d.run("snapshotter", func() error { return rpc.Serve(snapshots) })
@@ -131,6 +132,20 @@ func (d *parts) startPool(ctx context.Context, c seedpool.Config) (err error) {
 	d.onStop(server.Shutdown)
 	d.run("API", func() error { return server.Serve(context.WithoutCancel(ctx), api) })
 	return nil
+}
+
+// startTime is how long after its snapshot a container may be started and still find moves between cgroups fast.
+const startTime = 100 * time.Millisecond
+
+// prepareMethod is the call that makes a writable snapshot.
+const prepareMethod = "/containerd.services.snapshots.v1.Snapshots/Prepare"
+
+// expectStart sees the snapshots that are made: one is the first sign that a container is about to start, 10 ms before a shim knows of it.
+func (d *parts) expectStart(ctx context.Context, req any, call *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if call.FullMethod == prepareMethod {
+		d.moves.For(startTime)
+	}
+	return handle(ctx, req)
 }
 
 // stopGRPC lets requests finish, within ctx.
