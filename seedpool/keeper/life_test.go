@@ -104,7 +104,8 @@ func TestKeeperThatIsKilledWhileItMakesLeavesOnlyACgroup(t *testing.T) {
 		}()
 		time.Sleep(after)
 		b.killKeeper()
-		<-done
+		err := <-done
+		t.Logf("killed after %s: %v", after, err)
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil || strings.Contains(string(mounts), b.dir) {
 			t.Errorf("killed after %s: a mount is left, %v", after, err)
@@ -141,7 +142,9 @@ func TestInstanceThatIsKilledWhileItIsMadeDoesNotComeToBe(t *testing.T) {
 				t.Errorf("killed after %d ms: %v, %v", n*3, procs, err)
 			}
 		}
-		<-done
+		if err := <-done; err != nil {
+			t.Logf("killed after %d ms: %v", n*3, err)
+		}
 		if _, err := b.Kill(t.Context(), &api.InstanceRef{Id: id}); err != nil {
 			t.Fatal(err)
 		}

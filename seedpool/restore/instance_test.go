@@ -298,7 +298,9 @@ func TestContainerThatSharesAPipeWithOthersIsNotDumped(t *testing.T) {
 	if _, err := b.tryDump(c); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
 		t.Errorf("a pipe that we hold: %v", err)
 	}
-	held.Close()
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := b.tryDump(c); err != nil {
 		t.Error(report(err))
 	}

@@ -24,6 +24,7 @@ var accepted = []struct {
 	{regexp.MustCompile(`root=/sprout-test-\S+`), "root=CGROUP", "two containers, two cgroups"},
 	{regexp.MustCompile(`(lowerdir|upperdir|workdir)=[^,]+`), "$1", "each its own layers"},
 	{regexp.MustCompile(`source=systemd`), "source=cgroup", "with a cgroup namespace runc names one v1 hierarchy's mount after it"},
+	{regexp.MustCompile(`source=cgroup2`), "source=cgroup", "a cgroup2 mount is the host's, and has its source"},
 }
 
 // mountsOf is the mount table of a process as it sees it, a line for each mount, without the accepted differences.

@@ -79,11 +79,9 @@ func (r *restoring) phase(name string) {
 }
 
 func (r *restoring) run(ctx context.Context, c CRIU) error {
-	// CRIU itself would wait for ever for pages that are not there.
-	if err := Check(r.o.ImagesDir); err != nil {
-		return err
-	}
-	r.phase("check")
+	// While CRIU starts. It would itself wait for ever for pages that are not there.
+	checked := make(chan error, 1)
+	go func() { checked <- Check(r.o.ImagesDir) }()
 	dirs, err := openDirs(r.o.ImagesDir, r.o.WorkDir)
 	if err != nil {
 		return err
@@ -94,6 +92,10 @@ func (r *restoring) run(ctx context.Context, c CRIU) error {
 		return err
 	}
 	r.phase("spawn")
+	if err := <-checked; err != nil {
+		return err
+	}
+	r.phase("check")
 	r.session.notify = func(script string, _ int) error { return r.notified(ctx, script) }
 	r.session.abort = func() { _ = r.kill() }
 	r.settle = r.unsettle()
