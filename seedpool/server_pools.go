@@ -32,7 +32,7 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 	return one.poolLocked(), nil
 }
 
-// ListPools implements api.SeedsService: every seed that has, or is to have, spares.
+// ListPools implements api.SeedsService: the pool of every seed, also when no spares are wanted.
 func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.ListPoolsResponse, err error) {
 	defer func() { err = toGRPC("list pools", err) }()
 	if r.Namespace != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -371,6 +373,49 @@ func TestClosingFinishesTheRequestsOfStarts(t *testing.T) {
 	<-closed
 	if err != nil {
 		t.Errorf("the claim failed: %v", err)
+	}
+}
+
+// strangerProcess asks for the seeds as another user.
+func strangerProcess(socket string) error {
+	socket = strings.Trim(socket, `"`)
+	c, err := Dial(context.Background(), socket)
+	if err != nil {
+		return fmt.Errorf("not even connected: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := c.Seeds.ListSeeds(ctx, &api.ListSeedsRequest{}); err == nil {
+		return errors.New("answered")
+	}
+	fmt.Println("refused")
+	return c.Close()
+}
+
+func TestAnotherUserIsRefusedEvenIfTheSocketLetsHimIn(t *testing.T) {
+	b := newBed(t)
+	p := b.recovered()
+	b.serve()
+	socket := p.paths.APISocket()
+	for path, mode := range map[string]os.FileMode{socket: 0o666, p.paths.RunDir: 0o755, filepath.Dir(p.paths.RunDir): 0o755} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The test binary lies where only root may go.
+	own := filepath.Join(filepath.Dir(p.paths.RunDir), "stranger")
+	data, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(own, data, 0o755)
+	}
+	cmd, selfErr := self("stranger", socket)
+	if err := errors.Join(err, selfErr); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = own
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), "refused") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

@@ -27,6 +27,8 @@ const (
 	requestLimit   = 4 << 20
 	// assignTimeout is what a shim may take to begin to serve: the launcher starts one itself after 100 ms.
 	assignTimeout = 80 * time.Millisecond
+	// comeUpTime is how long a new shim is left alone: it would not answer in time, and a launcher that starts one itself need not wait for that.
+	comeUpTime = 250 * time.Millisecond
 )
 
 // Shims are the processes `sprout-shim idle` that stand ready, and the socket on which launchers ask for one. An idle shim has its end of a socket as file
@@ -51,6 +53,7 @@ type Shims struct {
 type idleShim struct {
 	cmd     *exec.Cmd
 	control net.Conn
+	began   time.Time
 	ended   chan struct{}
 }
 
@@ -140,7 +143,7 @@ func (s *Shims) start() error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, control.Close())
 	}
-	one := &idleShim{cmd: cmd, control: control, ended: make(chan struct{})}
+	one := &idleShim{cmd: cmd, control: control, began: time.Now(), ended: make(chan struct{})}
 	s.mu.Lock()
 	s.idle = append(s.idle, one)
 	s.mu.Unlock()
@@ -167,11 +170,11 @@ func (s *Shims) take(one *idleShim) bool {
 	return len(s.idle) < n
 }
 
-// next takes the shim that has waited longest; nil: none waits.
-func (s *Shims) next() *idleShim {
+// next takes the shim that has waited longest, if it has waited so long; nil: there is none.
+func (s *Shims) next(least time.Duration) *idleShim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.idle) == 0 {
+	if len(s.idle) == 0 || time.Since(s.idle[0].began) < least {
 		return nil
 	}
 	one := s.idle[0]
@@ -188,7 +191,7 @@ func (s *Shims) stir() {
 
 // drop ends all that are idle.
 func (s *Shims) drop() {
-	for one := s.next(); one != nil; one = s.next() {
+	for one := s.next(0); one != nil; one = s.next(0) {
 		_ = one.control.Close()
 		select {
 		case <-one.ended:
@@ -249,7 +252,7 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 	if request.Op != "assign" || request.Address == "" {
 		return nil, "", fmt.Errorf("read request: op %q for address %q: want assign and an address", request.Op, request.Address)
 	}
-	one := s.next()
+	one := s.next(comeUpTime)
 	if one == nil {
 		return nil, "", errors.New("no shim is idle")
 	}

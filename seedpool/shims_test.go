@@ -108,11 +108,13 @@ func (b *shimBed) waitIdle(n int) []int {
 	for {
 		b.shims.mu.Lock()
 		var pids []int
+		up := true
 		for _, one := range b.shims.idle {
 			pids = append(pids, one.cmd.Process.Pid)
+			up = up && time.Since(one.began) > comeUpTime
 		}
 		b.shims.mu.Unlock()
-		if len(pids) == n {
+		if len(pids) == n && up {
 			return pids
 		}
 		if time.Now().After(deadline) {
@@ -202,6 +204,14 @@ func TestIdleShimsEndWithSproutdAndAssignedOnesDoNot(t *testing.T) {
 		}
 	}
 	remove(t, filepath.Join(b.dir, "c1"))
+}
+
+func TestAShimThatHasJustBeenStartedIsNotGivenAway(t *testing.T) {
+	b := newShimBed(t, "slow", 1)
+	began := time.Now()
+	if _, errText := b.ask(b.request("c1")); errText != "no shim is idle" || time.Since(began) > assignTimeout {
+		t.Errorf("error %q after %s", errText, time.Since(began))
+	}
 }
 
 func TestAnIdleShimThatDiesIsReplaced(t *testing.T) {
