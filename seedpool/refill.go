@@ -2,6 +2,7 @@ package seedpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -157,30 +158,43 @@ func (p *Pool) record(i *instance, made *api.Instance) error {
 	return p.rewrite(i, func(row *api.InstanceRow) { row.Instance = made })
 }
 
-// setPool says how many spares a seed is to have. What is too many is destroyed, what is missing is made.
-func (p *Pool) setPool(s *seed, want uint32) error {
+// setPool says how many spares a seed is to have. What is too many is gone when it returns, what is missing is made later.
+func (p *Pool) setPool(ctx context.Context, s *seed, want uint32) error {
+	extra, err := p.setWant(s, want)
+	if err != nil {
+		return err
+	}
+	p.dropLater(extra)
+	for _, i := range extra {
+		if phase(p.rowOf(i).Phase) == phaseDying { // else it was claimed this moment
+			err = errors.Join(err, p.destroy(ctx, i, fatePlain))
+		}
+	}
+	return err
+}
+
+// setWant changes the pool's row, and gives the spares that are too many.
+func (p *Pool) setWant(s *seed, want uint32) (extra []*instance, err error) {
 	p.changes.Lock()
 	defer p.changes.Unlock()
 	if err := p.refusal(s); err != nil && want > 0 {
-		return err
+		return nil, err
 	}
 	if err := p.store.putPool(s.id, want); err != nil {
-		return err
+		return nil, err
 	}
 	p.mu.Lock()
 	retired := s.retired
 	s.want, s.retryAt, s.failures = want, time.Time{}, 0
-	var extra []*instance
 	if len(s.ready) > int(want) {
 		extra = append(extra, s.ready[want:]...)
 	}
 	p.mu.Unlock()
 	if retired {
-		return fail(errdefs.ErrNotFound, "seed %s was removed", s.id)
+		return nil, fail(errdefs.ErrNotFound, "seed %s was removed", s.id)
 	}
-	p.dropLater(extra)
 	p.stir()
-	return nil
+	return extra, nil
 }
 
 // keeperLost is called when a keeper has ended. Its spares cannot be handed out: nobody holds their streams or would reap them.

@@ -39,7 +39,7 @@ func TestASpareThatCannotBeMadeIsTriedAgainLaterAndTheErrorKept(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	b.breakKeeper(s, "criu says no")
-	if err := p.setPool(s, 2); err != nil {
+	if err := p.setPool(t.Context(), s, 2); err != nil {
 		t.Fatal(err)
 	}
 	sv := &service{pool: p}
@@ -61,7 +61,7 @@ func TestASpareThatCannotBeMadeIsTriedAgainLaterAndTheErrorKept(t *testing.T) {
 	}
 	b.nothingLeft()
 	b.breakKeeper(s, "")
-	if err := p.setPool(s, 2); err != nil { // asking again does not wait for the pause
+	if err := p.setPool(t.Context(), s, 2); err != nil { // asking again does not wait for the pause
 		t.Fatal(err)
 	}
 	b.ready("shop", 2)

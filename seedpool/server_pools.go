@@ -24,7 +24,7 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 	if err != nil {
 		return nil, err
 	}
-	if err := s.pool.setPool(one, r.Spares); err != nil {
+	if err := s.pool.setPool(ctx, one, r.Spares); err != nil {
 		return nil, err
 	}
 	s.pool.mu.Lock()
