@@ -249,6 +249,10 @@ func (r *restoring) undo() error {
 	}
 	if r.session != nil {
 		r.session.end()
+		// What CRIU has made between the kill and its own end.
+		if err := r.kill(); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
