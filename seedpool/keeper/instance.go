@@ -128,13 +128,12 @@ func (i *instance) kill(ctx context.Context) error {
 	if err := i.cgroup.Kill(); err != nil {
 		return err
 	}
-	if err := i.pidfd.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, os.ErrClosed) {
-		return err
-	}
+	// One that has ended meanwhile cannot be signalled, and need not be.
+	signalled := i.pidfd.Signal(syscall.SIGKILL)
 	select {
 	case <-i.gone:
 	case <-ctx.Done():
-		return fmt.Errorf("kill instance %s: %w", i.message.Id, ctx.Err())
+		return fmt.Errorf("kill instance %s: %w", i.message.Id, errors.Join(ctx.Err(), signalled))
 	}
 	return i.cgroup.WaitEmpty(ctx)
 }

@@ -154,6 +154,20 @@ func TestInstanceThatIsKilledWhileItIsMadeDoesNotComeToBe(t *testing.T) {
 	}
 }
 
+func TestInstanceThatEndsWhileItIsKilledIsGoneAllTheSame(t *testing.T) {
+	b := sleepingBed(t)
+	for n := range 20 {
+		i := b.make(fmt.Sprintf("ending-%d", n))
+		go func() {
+			time.Sleep(time.Duration(n) * 50 * time.Microsecond)
+			_ = syscall.Kill(int(i.Pid), syscall.SIGKILL)
+		}()
+		if _, err := b.Kill(t.Context(), &api.InstanceRef{Id: i.Id}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestKeeperThatCannotBeFoundEndsWithItsLastInstance(t *testing.T) {
 	b := sleepingBed(t)
 	i, pid := b.make("last"), b.pid()
