@@ -83,21 +83,37 @@ func checkTasks(dir string) error {
 		if err := decoded("pstree.img", data, &task); err != nil {
 			return err
 		}
+		if tasks += 1 + len(task.GetThreads()); tasks > maxTasks {
+			return fmt.Errorf("pstree.img: more than %d threads: %w", maxTasks, ErrImage)
+		}
+		core, err := checkCore(dir, task.GetPid())
+		if err != nil || core.GetTc().GetTaskState() != taskAlive {
+			// Of a zombie CRIU writes no thread, and whatever number lies in its memory.
+			return err
+		}
 		for _, tid := range task.GetThreads() {
-			if tasks++; tasks > maxTasks {
-				return fmt.Errorf("pstree.img: more than %d threads: %w", maxTasks, ErrImage)
-			}
-			var core criucore.CoreEntry
-			name := fmt.Sprintf("core-%d.img", tid)
-			if err := one(filepath.Join(dir, name), &core); err != nil {
+			if _, err := checkCore(dir, tid); err != nil {
 				return err
-			}
-			if m := core.GetMtype(); m != criucore.CoreEntry_X86_64 {
-				return fmt.Errorf("%s: architecture %s: %w", name, m, ErrImage)
 			}
 		}
 		return nil
 	})
+}
+
+// taskAlive is CRIU's state of a process that is no zombie.
+const taskAlive = 1
+
+// checkCore reads the registers' file of one thread.
+func checkCore(dir string, tid uint32) (*criucore.CoreEntry, error) {
+	core := new(criucore.CoreEntry)
+	name := fmt.Sprintf("core-%d.img", tid)
+	if err := one(filepath.Join(dir, name), core); err != nil {
+		return nil, err
+	}
+	if m := core.GetMtype(); m != criucore.CoreEntry_X86_64 {
+		return nil, fmt.Errorf("%s: architecture %s: %w", name, m, ErrImage)
+	}
+	return core, nil
 }
 
 // one decodes the first entry of a file.
