@@ -86,6 +86,10 @@ func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
 	}))
 	found := &keeperConn{KeeperService: api.NewKeeperClient(client), client: client, ended: ended}
 	hello, err := found.ListInstances(ctx, &api.Empty{})
+	if errors.Is(err, ttrpc.ErrClosed) {
+		// It ended between the connection and the question.
+		err = errdefs.ErrNotFound
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask keeper of seed %s: %w", seed, errgrpc.ToNative(err)), client.Close())
 	}
