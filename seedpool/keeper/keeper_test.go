@@ -164,6 +164,9 @@ func (b *bed) request(id string) *api.MakeRequest {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	if err := (linux.Cgroup{Path: b.root + "/" + id}).Create(); err != nil {
+		b.t.Fatal(err)
+	}
 	return &api.MakeRequest{
 		Id: id, Images: filepath.Join(b.dir, "images"), Overlay: b.img.Overlay(b.t, b.upper), Cgroup: b.root + "/" + id, Spec: spec,
 		Dir: filepath.Join(b.dir, id), StdioKeys: b.baked.StdioKeys[:],
@@ -358,5 +361,20 @@ func TestSecondKeeperOfASeedIsRefusedAndARetiredOneEndsWhenEmpty(t *testing.T) {
 	defer cancel()
 	if err := p.Wait(ctx); err != nil {
 		t.Errorf("the retired keeper goes on: %v", err)
+	}
+}
+
+func TestContainersCgroupThatIsGoneIsNotMadeAgain(t *testing.T) {
+	b := newBed(t, "tiny-demo", "file=/tmp/up", "sh", "-c", "touch /tmp/up; sleep 1000")
+	r := b.request("given-up")
+	cgroup := linux.Cgroup{Path: r.Cgroup}
+	if err := cgroup.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Make(t.Context(), r); err == nil {
+		t.Error("an instance was made for a container that has given up")
+	}
+	if _, err := cgroup.Frozen(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the cgroup is there: %v", err)
 	}
 }

@@ -57,8 +57,9 @@ func (m *making) prepare() (err error) {
 		return err
 	}
 	m.options = restore.Options{ImagesDir: m.request.Images, WorkDir: m.request.Dir, Cgroup: m.made.cgroup, CgroupNS: restore.HasCgroupNS(m.spec)}
-	// A shim may have frozen the cgroup already, in which CRIU has to run.
-	if err := errors.Join(m.made.cgroup.Create(), m.made.cgroup.SetFrozen(false)); err != nil {
+	// A shim may have frozen the cgroup already, in which CRIU has to run. It is the caller's and never made here: a shim that has given up may just have
+	// removed it, and nobody would remove another.
+	if err := m.made.cgroup.SetFrozen(false); err != nil {
 		return err
 	}
 	if m.options.Aside, err = ownCgroup(); err != nil {

@@ -2463,8 +2463,9 @@ type MakeRequest struct {
 	Images string `protobuf:"bytes,2,opt,name=images,proto3" json:"images,omitempty"`
 	// Options of the overlay mount that becomes the root: lowerdir, upperdir, workdir and flags.
 	Overlay []string `protobuf:"bytes,3,rep,name=overlay,proto3" json:"overlay,omitempty"`
-	Cgroup  string   `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
-	Netns   string   `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
+	// Made by the caller, who also removes it.
+	Cgroup string `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Netns  string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
 	// OCI runtime spec of the seed: its mounts are prepared from it.
 	Spec []byte `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
 	// A directory of the instance's own under the run directory: named pipes, CRIU's log, exit status.
