@@ -10,6 +10,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 )
 
@@ -63,7 +64,8 @@ func (s *Stack) RemoveAll(ctx context.Context) error {
 
 // Remove kills a container's task, waits for its end and deletes both.
 func (s *Stack) Remove(ctx context.Context, c containerd.Container) error {
-	task, err := c.Task(ctx, nil)
+	// With its streams loaded, the deletion also removes the directory of named pipes that ctr has made for them below /run/containerd.
+	task, err := c.Task(ctx, cio.Load)
 	if err == nil {
 		if _, err := task.Delete(ctx, killed); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("delete task %s: %w", c.ID(), err)

@@ -152,9 +152,13 @@ func (s *Stack) Logs() string {
 	return b.String()
 }
 
-// removeCgroups removes the cgroup that runc makes for a containerd namespace and leaves, and reports one that sproutd should have removed.
-func (s *Stack) removeCgroups() error {
+// removeNamespace removes what runc makes for a containerd namespace and leaves, its cgroup and the directory of its states, and reports a cgroup that
+// sproutd should have removed.
+func (s *Stack) removeNamespace() error {
 	var errs []error
+	if err := os.Remove(filepath.Join("/run/containerd/runc", s.Namespace)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		left, err := filepath.Glob(pattern + s.CgroupRoot())
 		errs = append(errs, err)

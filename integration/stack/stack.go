@@ -132,7 +132,7 @@ func (s *Stack) Close() error {
 	if s.Client != nil {
 		errs = append(errs, s.RemoveAll(ctx), s.retire(ctx), s.Client.Close())
 	}
-	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays(), s.removeCgroups())
+	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays(), s.removeNamespace())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close stack (files kept in %s): %w", s.Dir, err)
 	}
