@@ -447,7 +447,7 @@ func TestAnInstanceWhoseShimDiedUnboundIsDestroyed(t *testing.T) {
 	b := newBed(t)
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
-	b.fill(s, 2)
+	b.fill(s, 3)
 	claimed := func(id string, shim uint32) *instance {
 		who := b.container("ns", id)
 		who.shimPID = shim
@@ -457,16 +457,22 @@ func TestAnInstanceWhoseShimDiedUnboundIsDestroyed(t *testing.T) {
 		}
 		return p.instance(inst.Id)
 	}
-	orphan, kept := claimed("orphan", 1<<22-1), claimed("kept", uint32(os.Getpid()))
-	late := time.Now().Add(2 * time.Second)
-	if err := p.orderInstances(t.Context(), time.Now()); err != nil || p.instance(orphan.id) == nil {
-		t.Errorf("destroyed before its time: %v", err)
-	}
-	if err := p.orderInstances(t.Context(), late); err != nil {
+	orphan, nameless, kept := claimed("orphan", 1<<22-1), claimed("nameless", 0), claimed("kept", uint32(os.Getpid()))
+	now := time.Now()
+	if err := p.orderInstances(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 	if p.instance(orphan.id) != nil {
 		t.Error("the instance of a dead shim is still there")
+	}
+	if p.instance(nameless.id) == nil {
+		t.Error("the instance of an unknown shim was destroyed before its time")
+	}
+	if err := p.orderInstances(t.Context(), now.Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if p.instance(nameless.id) != nil {
+		t.Error("the instance of an unknown shim is still there")
 	}
 	if p.instance(kept.id) == nil {
 		t.Error("the instance of a living shim was destroyed")

@@ -64,9 +64,10 @@ func (p *Pool) orderInstances(ctx context.Context, now time.Time) error {
 }
 
 // orderClaimed decides about an instance whose shim has not said Bound. One that runs was bound: the word got lost while sproutd was away. Else it is destroyed
-// when its time is up and the shim, or the instance itself, is dead.
+// when the shim is dead, or when its time is up and the instance is dead or the shim did not say who it is.
 func (p *Pool) orderClaimed(ctx context.Context, i *instance, row *api.InstanceRow, now time.Time) error {
-	if now.Sub(time.Unix(0, row.ClaimedUnixNanoseconds)) < time.Duration(p.config.BindTimeout) {
+	known := row.ShimPid != 0
+	if (!known || shimAlive(row)) && now.Sub(time.Unix(0, row.ClaimedUnixNanoseconds)) < time.Duration(p.config.BindTimeout) {
 		return nil
 	}
 	alive := linux.Alive(int(row.Instance.Pid), row.Instance.StartTime)

@@ -8,22 +8,17 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // makeCgroup makes the container's cgroup by runc's rules, with the limits of the spec, and freezes it before anything enters.
 func (a *attempt) makeCgroup() error {
-	config, err := runcConfig(a.spec, a.ask.ID, a.ask.Bundle)
-	if err != nil {
-		return err
-	}
-	limits, err := manager.New(config.Cgroups)
-	if err != nil {
-		return err
-	}
-	path, err := commonPath(limits.GetPaths())
+	config, limits, path, err := cgroupOf(a.spec, a.ask.ID, a.ask.Bundle)
 	if err != nil {
 		return err
 	}
@@ -44,6 +39,20 @@ func (a *attempt) makeCgroup() error {
 		return fmt.Errorf("set limits of cgroup %s: %w", path, err)
 	}
 	return nil
+}
+
+// cgroupOf is where a container lives by runc's rules: its path below the root of every hierarchy, and what sets its limits there.
+func cgroupOf(spec *specs.Spec, id, bundle string) (*configs.Config, cgroups.Manager, string, error) {
+	config, err := runcConfig(spec, id, bundle)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	limits, err := manager.New(config.Cgroups)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	path, err := commonPath(limits.GetPaths())
+	return config, limits, path, err
 }
 
 // commonPath is the cgroup's path below the root of the v2 hierarchy. It must be the same below every other: runc places a container

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/protobuf/proto"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/seedpool"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -41,12 +42,15 @@ func Cleanup(ctx context.Context, w io.Writer, namespace, id, bundle string) err
 		return fmt.Errorf("clean up container %s: %w", id, err)
 	}
 	paths := seedpool.PathsFromEnv()
-	if inst, err := readBoundInstance(bundle); err == nil {
-		if err := inst.remove(ctx, paths, bundle, &ended); err != nil {
-			log.G(ctx).WithError(err).WithField("id", id).Warn("clean up woken container")
-		}
-	} else if !errors.Is(err, os.ErrNotExist) {
-		log.G(ctx).WithError(err).WithField("id", id).Warn("read instance of container")
+	inst, err := readBoundInstance(bundle)
+	switch {
+	case err == nil:
+		err = inst.remove(ctx, paths, bundle, &ended)
+	case errors.Is(err, os.ErrNotExist):
+		err = removeCutOff(ctx, bundle, id)
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("clean up container")
 	}
 	for _, err := range []error{removeDeadSocket(bundle), os.Remove(paths.StartRecord(namespace, id))} {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -63,6 +67,37 @@ func Cleanup(ctx context.Context, w io.Writer, namespace, id, bundle string) err
 		return fmt.Errorf("print exit: %w", err)
 	}
 	return nil
+}
+
+// removeCutOff removes the cgroup of a container whose shim was killed while it woke it. It was frozen from the start; of a cgroup that is not, only what is
+// empty is removed: a cold container may share one that its user has named, and runc has removed its own.
+func removeCutOff(ctx context.Context, bundle, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
+	defer cancel()
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return err
+	}
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(data, spec); err != nil {
+		return fmt.Errorf("decode config.json: %w", err)
+	}
+	_, _, path, err := cgroupOf(spec, id, bundle)
+	if err != nil {
+		return err
+	}
+	cgroup := linux.Cgroup{Path: path}
+	frozen, err := cgroup.Frozen()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if pids, err := cgroup.Procs(); err != nil || len(pids) > 0 && !frozen {
+		return err
+	}
+	return removeCgroup(ctx, cgroup)
 }
 
 func readBoundInstance(bundle string) (*boundInstance, error) {

@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -159,6 +160,35 @@ func TestExitThatTheShimSawIsTold(t *testing.T) {
 func TestContainerThatCleanupEndsIsTold137(t *testing.T) {
 	if got := newWreck(t).clean(false); got.ExitStatus != 137 {
 		t.Errorf("exit status %d, want 137", got.ExitStatus)
+	}
+}
+
+func TestContainerThatWasBeingWokenIsRemovedAndASharedCgroupIsNot(t *testing.T) {
+	for name, cutOff := range map[string]bool{"cut off": true, "shared": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWreck(t)
+			w.sleeper()
+			w.write(filepath.Join(w.bundle, "config.json"), []byte(`{"ociVersion":"1.2.0","process":{"args":["x"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"cgroupsPath":"`+w.cgroup.Path+`"}}`))
+			if !cutOff {
+				if err := w.cgroup.Thaw(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start, err := linux.StartTime(w.inst.PID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.clean(false)
+			if alive := linux.Alive(w.inst.PID, start); alive == cutOff {
+				t.Errorf("the process lives: %v", alive)
+			}
+			if _, err := w.cgroup.Frozen(); errors.Is(err, os.ErrNotExist) != cutOff {
+				t.Errorf("the cgroup: %v", err)
+			}
+			if err := w.cgroup.Kill(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
