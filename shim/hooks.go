@@ -48,7 +48,8 @@ func runHooks(ctx context.Context, hooks []specs.Hook, state specs.State) error 
 
 // runtimeHooks are those that run before the app in the runtime's namespaces.
 func runtimeHooks(h *specs.Hooks) []specs.Hook {
-	return append(slices.Clone(h.Prestart), h.CreateRuntime...) //nolint:staticcheck // prestart is deprecated and in use
+	//lint:ignore SA1019 prestart is deprecated and in use
+	return append(slices.Clone(h.Prestart), h.CreateRuntime...)
 }
 
 // startChild starts a command as a child that the shim's reaper reports: exec.Cmd.Wait alone would lose the exit to it.

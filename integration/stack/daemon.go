@@ -99,8 +99,10 @@ func (d *daemon) stop() error {
 // Naming them in an error is what makes a leak visible to the tests.
 func (s *Stack) endStrays() error {
 	// A shim answers its last call before it ends.
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
 	for deadline := time.Now().Add(5 * time.Second); len(s.Processes()) > 0 && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond)
+		<-look.C
 	}
 	var found []string
 	for _, pid := range s.Processes() {
