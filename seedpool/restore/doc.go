@@ -9,6 +9,13 @@
 // the app has not run one instruction when Restore returns. What fails, is cancelled or killed on the way is killed by its cgroup, and only then is CRIU let
 // go or killed: its tasks would run without it. That it dies by itself in the two or three ms before the freeze is seen at once, but not before.
 //
+// Life of a hot image: NewHot reads an image once and makes, in a file system in memory, one in which the large anonymous mappings are private mappings
+// of a store (convert says which), sealed against everybody. Instances restored with a Memory of it have no copy of those pages but the store's own,
+// until they write. What sets a file's mapping apart from anonymous memory is what is there after the app has dropped a page (madvise, mremap, a child's
+// too): the file's page instead of zeros. A userfaultfd mends it, which is CRIU's own for lazy pages: we map every page of the store before the app
+// runs, and answer every fault after that with zeros. Because nothing else can take a page away (Memory says why) the server has no state: another
+// process with a duplicate serves as well. The keeper does not use hot images yet: who serves on when it dies is not decided in code.
+//
 // # On disk
 //
 //	<images>/*.img           CRIU's images
@@ -19,7 +26,9 @@
 //
 // # Kernel needs
 //
-// CRIU 4.2 (kernels from 6.16 on), cgroup v2 freezer. CRIU caches what it found out about the kernel, and without CAP_SYS_RESOURCE cannot raise a limit that it
+// CRIU 4.2 (kernels from 6.16 on), cgroup v2 freezer; for hot images Linux 6.4 (tmpfs without swap).
+//
+// CRIU caches what it found out about the kernel, and without CAP_SYS_RESOURCE cannot raise a limit that it
 // does not need: Isolate gives it a mount namespace with a tmpfs for the first and a plain file over fs.nr_open for the second. Nothing of it is seen on the
 // host. Without that capability a container with processes of several users cannot be dumped.
 package restore

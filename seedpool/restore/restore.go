@@ -21,6 +21,9 @@ import (
 type Options struct {
 	// ImagesDir holds the image, WorkDir receives CRIU's log.
 	ImagesDir, WorkDir string
+	// Memory, of a hot image that was made of the one in ImagesDir, has the instance share its memory instead of having a copy; nil: a copy. Restore closes it
+	// when it fails, else the caller does when the instance has ended.
+	Memory *Memory
 	// Staged are the root and the mounts.
 	Staged *Staged
 	// NetNS is the network namespace to restore into.
@@ -49,7 +52,11 @@ func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, e
 	// All on one thread: CRIU dies with it, so also with this process. Half a restore must not go on to an app that runs and has no owner.
 	err = linux.Enter(nil, func() error {
 		if err := r.run(ctx, c); err != nil {
-			return errors.Join(err, r.undo())
+			err = errors.Join(err, r.undo())
+			if o.Memory != nil {
+				err = errors.Join(err, o.Memory.Close())
+			}
+			return err
 		}
 		r.session.end()
 		r.phase("end")
@@ -78,15 +85,22 @@ func (r *restoring) phase(name string) {
 	r.from = now
 }
 
-func (r *restoring) run(ctx context.Context, c CRIU) error {
+func (r *restoring) run(ctx context.Context, c CRIU) (err error) {
 	// While CRIU starts. It would itself wait for ever for pages that are not there.
 	checked := make(chan error, 1)
-	go func() { checked <- Check(r.o.ImagesDir) }()
-	dirs, err := openDirs(r.o.ImagesDir, r.o.WorkDir)
+	go func() { checked <- r.check() }()
+	dirs, err := openDirs(r.imagesDir(), r.o.WorkDir)
 	if err != nil {
 		return err
 	}
 	defer closeAll(dirs)
+	if r.o.Memory != nil {
+		stop, err := r.o.Memory.listen(dirs[1])
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
 	opts, files := r.request(dirs)
 	if err := r.start(c, files); err != nil {
 		return err
@@ -109,6 +123,22 @@ func (r *restoring) run(ctx context.Context, c CRIU) error {
 	}
 	r.phase("resume")
 	return nil
+}
+
+// imagesDir is where CRIU finds the image.
+func (r *restoring) imagesDir() string {
+	if r.o.Memory != nil {
+		return r.o.Memory.hot.dir()
+	}
+	return r.o.ImagesDir
+}
+
+// check is of no use for a hot image: it was checked when it was made, and has not changed.
+func (r *restoring) check() error {
+	if r.o.Memory != nil {
+		return nil
+	}
+	return Check(r.o.ImagesDir)
 }
 
 // start puts CRIU into the instance's cgroup before it is told what to do: what it allocates for the instance is then charged there, and the cgroup
@@ -156,6 +186,12 @@ func (r *restoring) request(dirs []*os.File) (opts *rpc.CriuOpts, files []*os.Fi
 			inherit(key, r.o.Stdio[i])
 		}
 	}
+	if r.o.Memory != nil {
+		opts.LazyPages = proto.Bool(true)
+		for _, t := range r.o.Memory.hot.tasks {
+			inherit(t.name, t.file)
+		}
+	}
 	for _, m := range r.o.Staged.Mounts {
 		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{Key: proto.String(m.Point), Val: proto.String(m.Source)})
 	}
@@ -169,6 +205,12 @@ func (r *restoring) notified(ctx context.Context, script string) error {
 		return nil
 	}
 	r.phase("criu")
+	if r.o.Memory != nil {
+		if err := r.o.Memory.fill(ctx); err != nil {
+			return errors.Join(err, r.kill())
+		}
+		r.phase("fill")
+	}
 	if err := r.freeze(ctx); err != nil {
 		return errors.Join(err, r.kill())
 	}
