@@ -188,6 +188,16 @@ func (b *bed) container(namespace, id string) claimant {
 	return claimant{namespace, id, upper, uint32(os.Getpid())}
 }
 
+// place makes a container's cgroup, as its shim does, for an instance to be restored in.
+func (b *bed) place(id string) place {
+	b.t.Helper()
+	group := linux.Cgroup{Path: b.config.CgroupRoot + "/containers/" + id}
+	if err := group.Create(); err != nil {
+		b.t.Fatal(err)
+	}
+	return place{cgroup: group.Path}
+}
+
 // leftovers lists what exists of instances and has no row, and rows whose instance lacks something.
 func (b *bed) leftovers() []string {
 	b.t.Helper()

@@ -74,6 +74,7 @@ func (p *Pool) claimLocked(ctx context.Context, seedID string, who claimant) (*i
 		return nil, err
 	}
 	p.abandoned(ctx, who)
+	p.starts.disturb(time.Now())
 	defer p.stir()
 	for died := 0; ; died++ {
 		i, err := p.takeReady(s, who)

@@ -326,8 +326,9 @@ func TestARestoredInstanceIsMadeInTheContainersOwnCgroup(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	who := b.container("ns", "c1")
-	group := b.config.CgroupRoot + "/containers/c1"
-	inst, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: group})
+	where := b.place("c1")
+	group := where.cgroup
+	inst, _, err := p.restoreFor(t.Context(), s.id, who, where)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +350,7 @@ func TestARestoreThatFailsLeavesNothingAndRenewsTheSnapshot(t *testing.T) {
 	b.fill(s, 1) // a keeper runs
 	b.breakKeeper(s, "criu says no")
 	who := b.container("ns", "c1")
-	_, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: b.config.CgroupRoot + "/containers/c1"})
+	_, _, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
 	if err == nil {
 		t.Fatal("restored")
 	}
@@ -371,7 +372,7 @@ func TestDiscardLeavesNothingOfAnInstance(t *testing.T) {
 	for name, get := range map[string]func(who claimant) (*api.Instance, error){
 		"claimed": func(who claimant) (*api.Instance, error) { return p.claim(t.Context(), s.id, who, false) },
 		"restored": func(who claimant) (*api.Instance, error) {
-			inst, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: b.config.CgroupRoot + "/containers/r"})
+			inst, _, err := p.restoreFor(t.Context(), s.id, who, b.place("r"))
 			return inst, err
 		},
 		"bound": func(who claimant) (*api.Instance, error) {
@@ -546,7 +547,7 @@ func TestWhatAContainerClaimedAndLeftIsDestroyedWhenItAsksAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: b.config.CgroupRoot + "/containers/c1"})
+	second, _, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
 	if err != nil {
 		t.Fatal(err)
 	}

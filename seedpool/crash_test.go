@@ -65,7 +65,11 @@ func (o sproutdOptions) work(ctx context.Context, p *Pool, rootfs *dirRootfs, n 
 		var instance string
 		switch kind {
 		case "restore":
-			inst, _, err := p.restoreFor(ctx, s.id, who, place{cgroup: o.Config.CgroupRoot + "/containers/" + id})
+			group := linux.Cgroup{Path: o.Config.CgroupRoot + "/containers/" + id}
+			if err := group.Create(); err != nil {
+				return err
+			}
+			inst, _, err := p.restoreFor(ctx, s.id, who, place{cgroup: group.Path})
 			if err != nil {
 				return err
 			}

@@ -18,7 +18,7 @@
 //	   └──────restored───▶┘ any ─────────────────▶┘
 //
 // phase.go has the table. making: a keeper restores it. ready: a spare, frozen in its own cgroup, in its pool. claimed: a container's shim has it.
-// Its files become the container's snapshot; before that it cannot be bound. bound: it is the
+// Its files become the container's snapshot while the shim binds it; before that it cannot be bound. Spares are made while no start is under way (calm.go). bound: it is the
 // container; the row stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
 // # State
@@ -52,7 +52,7 @@
 // or dying is destroyed. A spare is moved to claimed before the answer: two callers never have the same one. sproutd may be killed at any moment; keepers, spares
 // and containers go on, and the next one (recover.go) takes the spares back that are alive, frozen and kept. No container start waits for that.
 //
-// A claim that its shim never confirms is destroyed when the shim is dead and bind_timeout is over (order.go). The snapshot of the container is renewed only
+// A claim that its shim never confirms is destroyed when the shim is dead, or, if it did not say which process it is, when bind_timeout is over (order.go). The snapshot of the container is renewed only
 // while the shim waits for the answer; afterwards it may run on it, cold, and only our label is taken off.
 //
 // # Locks
@@ -62,7 +62,7 @@
 //	    seed.load           held while files are checked and the keeper is started
 //	      Pool.changes      held over a change of a seed's or pool's row
 //	        Pool.mu         all maps and rows in memory; held over writes of boot's database, which wait for nothing
-//	          keepers.mu    leaf
+//	          keepers.mu, calm.mu    leaves
 //
 // Rows in memory (seed.meta, instance.row) are replaced, never changed: they may be read after Pool.mu was released.
 //

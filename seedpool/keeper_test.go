@@ -89,6 +89,8 @@ func keeperProcess(args string) error {
 type testKeeper struct {
 	args keeperArgs
 	over chan struct{}
+	// op is held while an instance is made or killed: like the real one, who kills waits for what is being made.
+	op sync.Mutex
 
 	mu        sync.Mutex
 	instances map[string]*testInstance
@@ -107,13 +109,15 @@ func (k *testKeeper) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeR
 	k.making++
 	k.mu.Unlock()
 	defer k.done()
+	k.op.Lock()
+	defer k.op.Unlock()
+	if err := ctx.Err(); err != nil { // whoever asked is dead
+		return nil, err
+	}
 	if said, err := os.ReadFile(k.args.Socket + ".fail"); err == nil {
 		return nil, errors.New(strings.TrimSpace(string(said)))
 	}
 	group := linux.Cgroup{Path: r.Cgroup}
-	if err := group.Create(); err != nil {
-		return nil, err
-	}
 	dir, err := group.Open()
 	if err != nil {
 		return nil, err
@@ -164,6 +168,8 @@ func (k *testKeeper) Forget(context.Context, *api.InstanceRef) (*api.Empty, erro
 }
 
 func (k *testKeeper) Kill(ctx context.Context, r *api.InstanceRef) (*api.Empty, error) {
+	k.op.Lock()
+	defer k.op.Unlock()
 	k.mu.Lock()
 	i := k.instances[r.Id]
 	k.mu.Unlock()

@@ -44,6 +44,8 @@ type Pool struct {
 	requests sync.WaitGroup
 	// wake tells the refiller that something has changed.
 	wake chan struct{}
+	// starts are those for which spares have been asked.
+	starts calm
 	// recovered is closed when what an earlier sproutd has left is in order.
 	recovered chan struct{}
 

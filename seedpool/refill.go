@@ -42,8 +42,8 @@ func (p *Pool) refill(ctx context.Context) {
 	}
 }
 
-// nextToFill picks the seed whose pool is emptiest and counts one spare of it as being made. None: pause is how long until a seed that has failed may be
-// tried again; 0: nothing will be wanted until something changes.
+// nextToFill picks the seed whose pool is emptiest and counts one spare of it as being made. None: pause is how long until a start that is under way is over or a
+// seed that has failed may be tried again; 0: nothing will be wanted until something changes.
 func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,10 +70,14 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 			next, emptiest = s, share
 		}
 	}
-	if next != nil {
-		next.making++
+	if next == nil {
+		return nil, pause
 	}
-	return next, pause
+	if wait := p.starts.wait(now); wait > 0 {
+		return nil, wait
+	}
+	next.making++
+	return next, 0
 }
 
 // fill makes one spare and puts it into the pool.

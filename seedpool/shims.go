@@ -44,6 +44,8 @@ type Shims struct {
 	tasks sync.WaitGroup
 	// wake tells the refiller that one has been taken or has died.
 	wake chan struct{}
+	// starts are those that have asked for a shim.
+	starts calm
 
 	mu   sync.Mutex
 	idle []*idleShim // +checklocks:mu
@@ -97,6 +99,18 @@ func (s *Shims) refill(ctx context.Context) {
 			return
 		case <-again:
 		case <-s.wakeUnless(again != nil):
+			s.rest(ctx)
+		}
+	}
+}
+
+// rest lets the start that has taken a shim go on alone.
+func (s *Shims) rest(ctx context.Context) {
+	for wait := s.starts.wait(time.Now()); wait > 0; wait = s.starts.wait(time.Now()) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
 		}
 	}
 }
@@ -256,6 +270,7 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 	if one == nil {
 		return nil, "", errors.New("no shim is idle")
 	}
+	s.starts.disturb(time.Now())
 	defer s.stir()
 	// The line goes on as it came: what the launcher knows and we do not is for the shim.
 	if err := one.give(line); err != nil {

@@ -20,7 +20,9 @@ import (
 type attempt struct {
 	*wake
 	identity
-	undo []func(context.Context) error
+	// adopting: the files of the instance are being made the container's.
+	adopting bool
+	undo     []func(context.Context) error
 }
 
 // attempt tries one rung: make yields a bound instance, or leaves nothing behind.
@@ -65,17 +67,18 @@ func (a *attempt) thaw(ctx context.Context) error {
 	return a.timed("move", a.moveIn)
 }
 
-// claim takes a spare from the pool.
+// claim takes a spare from the pool. Its files become the container's while it is bound: awaitFiles waits for that.
 func (a *attempt) claim(ctx context.Context) (*api.Instance, error) {
 	defer a.record.time("claim")()
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	got, err := a.pool.Claim(ctx, &api.ClaimRequest{
-		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()),
+		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()), Early: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
 	}
+	a.adopting = true
 	return got.Instance, nil
 }
 
@@ -163,11 +166,11 @@ func reasonOf(rung seedpool.Rung, err error) seedpool.Reason {
 	if _, ok := errors.AsType[*credsError](err); ok {
 		return seedpool.ReasonCredsDiffer
 	}
-	if _, ok := errors.AsType[*bindError](err); ok {
-		return seedpool.ReasonBindFailed
-	}
 	if reason, ok := seedpool.ReasonOf(err); ok {
 		return reason
+	}
+	if _, ok := errors.AsType[*bindError](err); ok {
+		return seedpool.ReasonBindFailed
 	}
 	switch {
 	case errors.Is(err, ttrpc.ErrClosed):

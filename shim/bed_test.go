@@ -492,6 +492,12 @@ func (p *bedPool) freeze(inst *bedInstance, pidFile string) error {
 	return os.RemoveAll(filepath.Join(p.bed.runc.Root, inst.Id))
 }
 
+func (p *bedPool) Adopted(context.Context, *api.AdoptedRequest) (*api.Empty, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &api.Empty{}, p.failure("Adopted")
+}
+
 func (p *bedPool) Bound(_ context.Context, r *api.BoundRequest) (*api.Empty, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -40,6 +40,9 @@ type identity struct {
 // of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once containerd's are open,
 // nothing may fail.
 func (a *attempt) bind(ctx context.Context) error {
+	verified := make(chan error, 1)
+	// No step changes what it looks at.
+	go func() { verified <- a.verify() }()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -49,8 +52,9 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"oom", a.setOOMScore},
 		{"sysctl", a.setNetSysctls},
 		{"mounts", a.addLateMounts},
-		{"verify", a.verify},
 		{"state", a.writeState},
+		{"verify", func(context.Context) error { return <-verified }},
+		{"files", a.awaitFiles},
 		{"hooks", a.runCreateHooks},
 		{"stdio", a.openStreams},
 	} {
@@ -115,7 +119,7 @@ func (a *attempt) addLateMounts(context.Context) error {
 }
 
 // verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share.
-func (a *attempt) verify(context.Context) error {
+func (a *attempt) verify() error {
 	pids, err := a.pids()
 	if err != nil {
 		return err
@@ -124,6 +128,19 @@ func (a *attempt) verify(context.Context) error {
 		return err
 	}
 	return verifyCreds(a.spec, pids)
+}
+
+// awaitFiles waits until the files of a spare are the container's.
+func (a *attempt) awaitFiles(ctx context.Context) error {
+	if !a.adopting {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	if _, err := a.pool.Adopted(ctx, &api.AdoptedRequest{Instance: a.instance.Id}); err != nil {
+		return native(err)
+	}
+	return nil
 }
 
 // writeState makes the instance a container of runc's: from here on `runc exec` and all others work on it.

@@ -105,6 +105,15 @@ func TestFailedClaimFallsBackToRestore(t *testing.T) {
 	}
 }
 
+func TestSpareWhoseFilesCannotBecomeTheContainersIsGivenBack(t *testing.T) {
+	b := newBed(t, answering)
+	b.pool.fail = map[string]error{"Adopted": refusal(t, seedpool.ReasonUpperNotEmpty), "Restore": errdefs.ErrInternal}
+	b.cold(b.request("c1", b.spec(b.cgroup("c1"))), "thaw "+string(seedpool.ReasonUpperNotEmpty), "restore restore-failed")
+	if len(b.pool.discarded) != 1 {
+		t.Errorf("given back: %v, want one instance", b.pool.discarded)
+	}
+}
+
 func TestSproutdThatDiesDuringTheStartIsAReason(t *testing.T) {
 	b := newBed(t, answering)
 	b.pool.onClaim = func() error { return b.pool.server.Close() }

@@ -298,7 +298,7 @@ type ClaimRequest struct {
 	Upperdir  string                 `protobuf:"bytes,4,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
 	// The shim that asks: when it dies before Bound, the instance is destroyed.
 	ShimPid uint32 `protobuf:"varint,5,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
-	// Answer while the spare's files are still being made the container's, which waits for a disk. The caller must not let the instance run before Bound has
+	// Answer while the spare's files are still being made the container's, which waits for a disk. The caller must not let the instance run before Adopted has
 	// answered without error.
 	Early         bool `protobuf:"varint,6,opt,name=early,proto3" json:"early,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -377,6 +377,50 @@ func (x *ClaimRequest) GetEarly() bool {
 	return false
 }
 
+type AdoptedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptedRequest) Reset() {
+	*x = AdoptedRequest{}
+	mi := &file_sprout_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptedRequest) ProtoMessage() {}
+
+func (x *AdoptedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptedRequest.ProtoReflect.Descriptor instead.
+func (*AdoptedRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AdoptedRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
 // Instance is one frozen container made from a seed.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -402,7 +446,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sprout_proto_msgTypes[5]
+	mi := &file_sprout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +458,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[5]
+	mi := &file_sprout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +471,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{5}
+	return file_sprout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Instance) GetId() string {
@@ -509,7 +553,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_sprout_proto_msgTypes[6]
+	mi := &file_sprout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +565,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[6]
+	mi := &file_sprout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +578,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{6}
+	return file_sprout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClaimResponse) GetInstance() *Instance {
@@ -562,7 +606,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +618,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +631,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{7}
+	return file_sprout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RestoreRequest) GetNamespace() string {
@@ -649,7 +693,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +705,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +718,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{8}
+	return file_sprout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestoreResponse) GetInstance() *Instance {
@@ -700,7 +744,7 @@ type BoundRequest struct {
 
 func (x *BoundRequest) Reset() {
 	*x = BoundRequest{}
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +756,7 @@ func (x *BoundRequest) String() string {
 func (*BoundRequest) ProtoMessage() {}
 
 func (x *BoundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +769,7 @@ func (x *BoundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundRequest.ProtoReflect.Descriptor instead.
 func (*BoundRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{9}
+	return file_sprout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BoundRequest) GetInstance() string {
@@ -745,7 +789,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +801,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +814,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{10}
+	return file_sprout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DiscardRequest) GetInstance() string {
@@ -798,7 +842,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +854,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +867,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{11}
+	return file_sprout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Phase) GetName() string {
@@ -853,7 +897,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +909,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +922,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{12}
+	return file_sprout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Fallback) GetRung() string {
@@ -927,7 +971,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +983,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +996,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{13}
+	return file_sprout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Start) GetNamespace() string {
@@ -1027,7 +1071,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1083,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1096,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{14}
+	return file_sprout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReportRequest) GetStart() *Start {
@@ -1074,7 +1118,7 @@ type SeedRef struct {
 
 func (x *SeedRef) Reset() {
 	*x = SeedRef{}
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1130,7 @@ func (x *SeedRef) String() string {
 func (*SeedRef) ProtoMessage() {}
 
 func (x *SeedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1143,7 @@ func (x *SeedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedRef.ProtoReflect.Descriptor instead.
 func (*SeedRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{15}
+	return file_sprout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SeedRef) GetNamespace() string {
@@ -1144,7 +1188,7 @@ type SeedInfo struct {
 
 func (x *SeedInfo) Reset() {
 	*x = SeedInfo{}
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1200,7 @@ func (x *SeedInfo) String() string {
 func (*SeedInfo) ProtoMessage() {}
 
 func (x *SeedInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1213,7 @@ func (x *SeedInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedInfo.ProtoReflect.Descriptor instead.
 func (*SeedInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{16}
+	return file_sprout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SeedInfo) GetId() string {
@@ -1309,7 +1353,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1365,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1378,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{17}
+	return file_sprout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1382,7 +1426,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1438,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1451,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1441,7 +1485,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1497,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1510,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -1549,7 +1593,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1605,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1618,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1597,7 +1641,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1653,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1666,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1667,7 +1711,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1723,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1736,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -1779,7 +1823,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1835,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1848,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -1852,7 +1896,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +1908,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +1921,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -1896,7 +1940,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1952,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +1965,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -1942,7 +1986,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +1998,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2011,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2002,7 +2046,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2058,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2071,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2069,7 +2113,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2125,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2138,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2176,7 +2220,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2232,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2245,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2220,7 +2264,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2276,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2289,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2266,7 +2310,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2322,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2335,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2317,7 +2361,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2373,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2386,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2363,7 +2407,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2419,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2432,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2421,7 +2465,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2477,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2490,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2478,7 +2522,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2534,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2547,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2572,7 +2616,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2628,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2641,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2625,7 +2669,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2681,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2694,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2707,7 +2751,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04seed\x18\x03 \x01(\tR\x04seed\x12\x1a\n" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x19\n" +
 	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\x12\x14\n" +
-	"\x05early\x18\x06 \x01(\bR\x05early\"\xf2\x01\n" +
+	"\x05early\x18\x06 \x01(\bR\x05early\",\n" +
+	"\x0eAdoptedRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\xf2\x01\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -2886,10 +2932,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x03R\x03pid2\xe5\x02\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9d\x03\n" +
 	"\x04Pool\x12=\n" +
 	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
-	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x12@\n" +
+	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x126\n" +
+	"\aAdopted\x12\x19.sprout.v1.AdoptedRequest\x1a\x10.sprout.v1.Empty\x12@\n" +
 	"\aRestore\x12\x19.sprout.v1.RestoreRequest\x1a\x1a.sprout.v1.RestoreResponse\x122\n" +
 	"\x05Bound\x12\x17.sprout.v1.BoundRequest\x1a\x10.sprout.v1.Empty\x126\n" +
 	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x124\n" +
@@ -2926,117 +2973,120 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
 	(*LookupRequest)(nil),         // 2: sprout.v1.LookupRequest
 	(*LookupResponse)(nil),        // 3: sprout.v1.LookupResponse
 	(*ClaimRequest)(nil),          // 4: sprout.v1.ClaimRequest
-	(*Instance)(nil),              // 5: sprout.v1.Instance
-	(*ClaimResponse)(nil),         // 6: sprout.v1.ClaimResponse
-	(*RestoreRequest)(nil),        // 7: sprout.v1.RestoreRequest
-	(*RestoreResponse)(nil),       // 8: sprout.v1.RestoreResponse
-	(*BoundRequest)(nil),          // 9: sprout.v1.BoundRequest
-	(*DiscardRequest)(nil),        // 10: sprout.v1.DiscardRequest
-	(*Phase)(nil),                 // 11: sprout.v1.Phase
-	(*Fallback)(nil),              // 12: sprout.v1.Fallback
-	(*Start)(nil),                 // 13: sprout.v1.Start
-	(*ReportRequest)(nil),         // 14: sprout.v1.ReportRequest
-	(*SeedRef)(nil),               // 15: sprout.v1.SeedRef
-	(*SeedInfo)(nil),              // 16: sprout.v1.SeedInfo
-	(*SeedMeta)(nil),              // 17: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 18: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 19: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 20: sprout.v1.Refusal
-	(*Readiness)(nil),             // 21: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 22: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 23: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 24: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 25: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 26: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 27: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 28: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 29: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 30: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 31: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 32: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 33: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 34: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 35: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 36: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 37: sprout.v1.ListInstancesResponse
-	nil,                           // 38: sprout.v1.Key.PartsEntry
-	nil,                           // 39: sprout.v1.Key.EnvEntry
-	nil,                           // 40: sprout.v1.Key.MountsEntry
+	(*AdoptedRequest)(nil),        // 5: sprout.v1.AdoptedRequest
+	(*Instance)(nil),              // 6: sprout.v1.Instance
+	(*ClaimResponse)(nil),         // 7: sprout.v1.ClaimResponse
+	(*RestoreRequest)(nil),        // 8: sprout.v1.RestoreRequest
+	(*RestoreResponse)(nil),       // 9: sprout.v1.RestoreResponse
+	(*BoundRequest)(nil),          // 10: sprout.v1.BoundRequest
+	(*DiscardRequest)(nil),        // 11: sprout.v1.DiscardRequest
+	(*Phase)(nil),                 // 12: sprout.v1.Phase
+	(*Fallback)(nil),              // 13: sprout.v1.Fallback
+	(*Start)(nil),                 // 14: sprout.v1.Start
+	(*ReportRequest)(nil),         // 15: sprout.v1.ReportRequest
+	(*SeedRef)(nil),               // 16: sprout.v1.SeedRef
+	(*SeedInfo)(nil),              // 17: sprout.v1.SeedInfo
+	(*SeedMeta)(nil),              // 18: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 19: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 20: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 21: sprout.v1.Refusal
+	(*Readiness)(nil),             // 22: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 23: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 24: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 25: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 26: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 27: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 28: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 29: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 30: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 31: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 32: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 33: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 34: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 35: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 36: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 37: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 38: sprout.v1.ListInstancesResponse
+	nil,                           // 39: sprout.v1.Key.PartsEntry
+	nil,                           // 40: sprout.v1.Key.EnvEntry
+	nil,                           // 41: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	38, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	39, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	40, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	39, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	40, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	41, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
-	16, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
-	5,  // 5: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
-	5,  // 6: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
-	11, // 7: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
-	12, // 8: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
-	11, // 9: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	13, // 10: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	17, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
+	6,  // 5: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
+	6,  // 6: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
+	12, // 7: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
+	13, // 8: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
+	12, // 9: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
+	14, // 10: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 11: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	16, // 12: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	21, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	11, // 14: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	5,  // 15: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	21, // 16: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	16, // 17: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	16, // 18: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	28, // 19: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	13, // 20: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	5,  // 21: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	11, // 22: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	5,  // 23: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	17, // 12: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	22, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	12, // 14: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 15: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	22, // 16: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	17, // 17: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	17, // 18: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	29, // 19: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	14, // 20: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	6,  // 21: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	12, // 22: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 23: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
 	2,  // 24: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
 	4,  // 25: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	7,  // 26: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	9,  // 27: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	10, // 28: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	14, // 29: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	22, // 30: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	24, // 31: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	15, // 32: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	15, // 33: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	15, // 34: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	27, // 35: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	29, // 36: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	31, // 37: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 38: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	35, // 39: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	34, // 40: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	34, // 41: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 42: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 43: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 44: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	6,  // 45: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	8,  // 46: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 47: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 48: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 49: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	23, // 50: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	25, // 51: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	16, // 52: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	26, // 53: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 54: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	28, // 55: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	30, // 56: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	32, // 57: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	33, // 58: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	36, // 59: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 60: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 61: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	37, // 62: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 63: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	44, // [44:64] is the sub-list for method output_type
-	24, // [24:44] is the sub-list for method input_type
+	5,  // 26: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	8,  // 27: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	10, // 28: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	11, // 29: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	15, // 30: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	23, // 31: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	25, // 32: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	16, // 33: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	16, // 34: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	16, // 35: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	28, // 36: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	30, // 37: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	32, // 38: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 39: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	36, // 40: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	35, // 41: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	35, // 42: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 43: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 44: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 45: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	7,  // 46: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 47: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	9,  // 48: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 49: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 50: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 51: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	24, // 52: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	26, // 53: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	17, // 54: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	27, // 55: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 56: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	29, // 57: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	31, // 58: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	33, // 59: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	34, // 60: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	37, // 61: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 62: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 63: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	38, // 64: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 65: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	45, // [45:66] is the sub-list for method output_type
+	24, // [24:45] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -3053,7 +3103,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -10,6 +10,7 @@ import (
 type PoolService interface {
 	Lookup(context.Context, *LookupRequest) (*LookupResponse, error)
 	Claim(context.Context, *ClaimRequest) (*ClaimResponse, error)
+	Adopted(context.Context, *AdoptedRequest) (*Empty, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Bound(context.Context, *BoundRequest) (*Empty, error)
 	Discard(context.Context, *DiscardRequest) (*Empty, error)
@@ -32,6 +33,13 @@ func RegisterPoolService(srv *ttrpc.Server, svc PoolService) {
 					return nil, err
 				}
 				return svc.Claim(ctx, &req)
+			},
+			"Adopted": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AdoptedRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Adopted(ctx, &req)
 			},
 			"Restore": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req RestoreRequest
@@ -86,6 +94,14 @@ func (c *poolClient) Lookup(ctx context.Context, req *LookupRequest) (*LookupRes
 func (c *poolClient) Claim(ctx context.Context, req *ClaimRequest) (*ClaimResponse, error) {
 	var resp ClaimResponse
 	if err := c.client.Call(ctx, "sprout.v1.Pool", "Claim", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *poolClient) Adopted(ctx context.Context, req *AdoptedRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "sprout.v1.Pool", "Adopted", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
