@@ -7,7 +7,7 @@ import (
 
 const (
 	// startTime is how long after its first sign a start is left alone: what is made for later starts would take its cores and its disk.
-	startTime = 250 * time.Millisecond
+	startTime = 100 * time.Millisecond
 	// calmLimit is the longest that starts one after the other put off what is to be made.
 	calmLimit = time.Second
 )

@@ -27,12 +27,10 @@ const (
 	requestLimit   = 4 << 20
 	// assignTimeout is what a shim may take to begin to serve: the launcher starts one itself after 100 ms.
 	assignTimeout = 80 * time.Millisecond
-	// comeUpTime is how long a new shim is left alone: it would not answer in time, and a launcher that starts one itself need not wait for that.
-	comeUpTime = 250 * time.Millisecond
 )
 
 // Shims are the processes `sprout-shim idle` that stand ready, and the socket on which launchers ask for one. An idle shim has its end of a socket as file
-// descriptor 3: one line of parameters goes in, one line comes back, and from then on it is on its own. One that was given away outlives sproutd; one that is
+// descriptor 3: one line comes when it is ready, one line of parameters goes in, one line comes back, and from then on it is on its own. One that was given away outlives sproutd; one that is
 // still idle ends when the socket is closed, and so with sproutd, however that ends.
 type Shims struct {
 	path   string
@@ -55,8 +53,10 @@ type Shims struct {
 type idleShim struct {
 	cmd     *exec.Cmd
 	control net.Conn
-	began   time.Time
+	read    *bufio.Reader
 	ended   chan struct{}
+	// ready, guarded by Shims.mu: it has said so. One that comes up would not answer in time, and a launcher that starts one itself need not wait for that.
+	ready bool
 }
 
 // NewShims begins to start idle shims.
@@ -157,10 +157,11 @@ func (s *Shims) start() error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(err, control.Close())
 	}
-	one := &idleShim{cmd: cmd, control: control, began: time.Now(), ended: make(chan struct{})}
+	one := &idleShim{cmd: cmd, control: control, read: bufio.NewReader(control), ended: make(chan struct{})}
 	s.mu.Lock()
 	s.idle = append(s.idle, one)
 	s.mu.Unlock()
+	go s.await(one)
 	// Not one of tasks: a shim that was given away lives as long as its containers.
 	go func() {
 		err := cmd.Wait()
@@ -175,6 +176,16 @@ func (s *Shims) start() error {
 	return nil
 }
 
+// await waits until a new shim has said that it is ready. One that never does is taken off the list when it ends.
+func (s *Shims) await(one *idleShim) {
+	if _, err := one.read.ReadBytes('\n'); err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one.ready = true
+}
+
 // take takes a certain shim off the list.
 func (s *Shims) take(one *idleShim) bool {
 	s.mu.Lock()
@@ -184,15 +195,16 @@ func (s *Shims) take(one *idleShim) bool {
 	return len(s.idle) < n
 }
 
-// next takes the shim that has waited longest, if it has waited so long; nil: there is none.
-func (s *Shims) next(least time.Duration) *idleShim {
+// next takes the shim that is ready and has waited longest; nil: there is none.
+func (s *Shims) next() *idleShim {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.idle) == 0 || time.Since(s.idle[0].began) < least {
+	n := slices.IndexFunc(s.idle, func(one *idleShim) bool { return one.ready })
+	if n < 0 {
 		return nil
 	}
-	one := s.idle[0]
-	s.idle = s.idle[1:]
+	one := s.idle[n]
+	s.idle = slices.Delete(s.idle, n, n+1)
 	return one
 }
 
@@ -205,7 +217,11 @@ func (s *Shims) stir() {
 
 // drop ends all that are idle.
 func (s *Shims) drop() {
-	for one := s.next(0); one != nil; one = s.next(0) {
+	s.mu.Lock()
+	left := s.idle
+	s.idle = nil
+	s.mu.Unlock()
+	for _, one := range left {
 		_ = one.control.Close()
 		select {
 		case <-one.ended:
@@ -266,7 +282,7 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 	if request.Op != "assign" || request.Address == "" {
 		return nil, "", fmt.Errorf("read request: op %q for address %q: want assign and an address", request.Op, request.Address)
 	}
-	one := s.next(comeUpTime)
+	one := s.next()
 	if one == nil {
 		return nil, "", errors.New("no shim is idle")
 	}
@@ -289,7 +305,7 @@ func (o *idleShim) give(line []byte) error {
 	if _, err := o.control.Write(line); err != nil {
 		return err
 	}
-	answer, err := bufio.NewReader(o.control).ReadBytes('\n')
+	answer, err := o.read.ReadBytes('\n')
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,15 @@ func idleProcess(kind string) error {
 	if err != nil {
 		return err
 	}
-	if kind == "dead" {
+	switch kind {
+	case "dead":
 		return errors.New("cannot live")
+	case "young":
+		_, err := control.Read(make([]byte, 1)) // until sproutd ends
+		return err
+	}
+	if _, err := control.Write([]byte(`{"ready":true}` + "\n")); err != nil {
+		return err
 	}
 	line, err := bufio.NewReader(control).ReadBytes('\n')
 	if err != nil {
@@ -111,7 +118,7 @@ func (b *shimBed) waitIdle(n int) []int {
 		up := true
 		for _, one := range b.shims.idle {
 			pids = append(pids, one.cmd.Process.Pid)
-			up = up && time.Since(one.began) > comeUpTime
+			up = up && one.ready
 		}
 		b.shims.mu.Unlock()
 		if len(pids) == n && up {
@@ -206,8 +213,8 @@ func TestIdleShimsEndWithSproutdAndAssignedOnesDoNot(t *testing.T) {
 	remove(t, filepath.Join(b.dir, "c1"))
 }
 
-func TestAShimThatHasJustBeenStartedIsNotGivenAway(t *testing.T) {
-	b := newShimBed(t, "slow", 1)
+func TestAShimThatIsNotReadyIsNotGivenAway(t *testing.T) {
+	b := newShimBed(t, "young", 1)
 	began := time.Now()
 	if _, errText := b.ask(b.request("c1")); errText != "no shim is idle" || time.Since(began) > assignTimeout {
 		t.Errorf("error %q after %s", errText, time.Since(began))

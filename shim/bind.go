@@ -40,9 +40,14 @@ type identity struct {
 // of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once containerd's are open,
 // nothing may fail.
 func (a *attempt) bind(ctx context.Context) error {
-	verified := make(chan error, 1)
-	// No step changes what it looks at.
-	go func() { verified <- a.verify() }()
+	// What the first steps change is not what these look at.
+	verified, written := beside(a.verify), beside(a.writeState)
+	a.undo = append(a.undo, func(context.Context) error {
+		if err := written(); errors.Is(err, os.ErrExist) {
+			return nil // it is another container's
+		}
+		return os.RemoveAll(filepath.Join(a.runcRoot(), a.ask.ID))
+	})
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -52,8 +57,8 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"oom", a.setOOMScore},
 		{"sysctl", a.setNetSysctls},
 		{"mounts", a.addLateMounts},
-		{"state", a.writeState},
-		{"verify", func(context.Context) error { return <-verified }},
+		{"verify", func(context.Context) error { return verified() }},
+		{"state", func(context.Context) error { return written() }},
 		{"files", a.awaitFiles},
 		{"hooks", a.runCreateHooks},
 		{"stdio", a.openStreams},
@@ -63,6 +68,20 @@ func (a *attempt) bind(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// beside does a step beside others; wait returns its error when it is done, as often as it is called.
+func beside(do func() error) (wait func() error) {
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		err = do()
+	}()
+	return func() error {
+		<-done
+		return err
+	}
 }
 
 // pids are the processes of the instance, its first one first.
@@ -144,10 +163,9 @@ func (a *attempt) awaitFiles(ctx context.Context) error {
 }
 
 // writeState makes the instance a container of runc's: from here on `runc exec` and all others work on it.
-func (a *attempt) writeState(context.Context) error {
+func (a *attempt) writeState() error {
 	root := a.runcRoot()
 	state := runcState(a.ask.ID, a.config, a.instance, a.limits.GetPaths())
-	a.undo = append(a.undo, func(context.Context) error { return os.RemoveAll(filepath.Join(root, a.ask.ID)) })
 	if err := writeRuncState(root, state); err != nil {
 		return err
 	}

@@ -18,9 +18,9 @@ import (
 
 // makeCgroup makes the container's cgroup by runc's rules, with the limits of the spec, and freezes it before anything enters.
 func (a *attempt) makeCgroup() error {
-	config, limits, path, err := cgroupOf(a.spec, a.ask.ID, a.ask.Bundle)
-	if err != nil {
-		return err
+	config, limits, path := a.bundle.config, a.bundle.limits, a.bundle.cgroup
+	if a.bundle.cgroupErr != nil {
+		return a.bundle.cgroupErr
 	}
 	cgroup := linux.Cgroup{Path: path}
 	// runc's own refusal: a container does not move in with others.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/log"
 
@@ -20,14 +21,15 @@ import (
 // paramsLimit bounds the line of parameters: the environment is most of it.
 const paramsLimit = 4 << 20
 
-// assigned is what an idle shim answers to its parameters.
+// assigned is what an idle shim says: that it is ready for parameters, and what came of them.
 type assigned struct {
+	Ready bool   `json:"ready,omitempty"`
 	OK    bool   `json:"ok,omitempty"`
 	Error string `json:"error,omitempty"`
 }
 
-// Idle is the life of a shim that sproutd has started before any container needs it. control is a stream socket: one line of JSON with seedpool.ShimParams comes in,
-// one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the shim ends, too.
+// Idle is the life of a shim that sproutd has started before any container needs it. control is a stream socket: {"ready":true} goes out, one line of JSON with
+// seedpool.ShimParams comes in, one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the shim ends, too.
 func Idle(ctx context.Context, control *os.File) error {
 	if err := becomeShim(); err != nil {
 		return err
@@ -42,7 +44,11 @@ func Idle(ctx context.Context, control *os.File) error {
 		log.L.WithError(err).Warn("prewarm idle shim")
 	}
 	debug.FreeOSMemory()
-
+	if err := reply(conn, assigned{Ready: true}); errors.Is(err, syscall.EPIPE) {
+		return nil // sproutd has ended
+	} else if err != nil {
+		return err
+	}
 	p, err := readParams(conn)
 	if errors.Is(err, io.EOF) {
 		return nil

@@ -59,7 +59,7 @@ func prewarmMessages(key *api.Key) error {
 	if err := typeurl.UnmarshalTo(opts, &options.Options{}); err != nil {
 		return err
 	}
-	start := &api.Start{Fallbacks: []*api.Fallback{{Rung: "thaw"}}, Phases: []*api.Phase{{Name: "key"}}}
+	start := &api.Start{Fallbacks: []*api.Fallback{{Rung: "thaw"}}, Phases: []*api.Phase{{Name: "read"}}}
 	for _, m := range []proto.Message{
 		&taskAPI.CreateTaskRequest{Options: opts}, &taskAPI.CreateTaskResponse{Pid: 1}, &taskAPI.StartRequest{ID: "prewarm"},
 		&api.LookupRequest{Key: key}, &api.LookupResponse{Seed: &api.SeedInfo{Key: key}}, &api.ClaimRequest{Id: "prewarm"},

@@ -2,10 +2,7 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -38,6 +35,7 @@ type wake struct {
 	ns      string
 	ask     *taskAPI.CreateTaskRequest
 	options *options.Options
+	bundle  *bundle
 	spec    *specs.Spec
 	req     request
 	record  *startRecord
@@ -126,10 +124,7 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 	if reason, _ := w.req.refusal(); reason != "" {
 		return nil, nil
 	}
-	stop := w.record.time("key")
-	key, err := seedpool.KeyOf(w.spec)
-	stop()
-	if err != nil {
+	if w.bundle.keyErr != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonKeyFailed)}, nil
 	}
 	defer w.record.time("lookup")()
@@ -139,7 +134,7 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 	if err != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, nil
 	}
-	found, err := client.Pool.Lookup(ctx, &api.LookupRequest{Namespace: w.ns, Id: w.ask.ID, Key: key, Upperdir: w.req.upperdir})
+	found, err := client.Pool.Lookup(ctx, &api.LookupRequest{Namespace: w.ns, Id: w.ask.ID, Key: w.bundle.key, Upperdir: w.req.upperdir})
 	if err != nil {
 		log.G(ctx).WithError(err).Debug("look up seed")
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, client
@@ -149,18 +144,12 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 }
 
 // read takes from the bundle and the request all that the start needs to know.
-func (w *wake) read() error {
-	data, err := os.ReadFile(filepath.Join(w.ask.Bundle, "config.json"))
-	if err != nil {
+func (w *wake) read() (err error) {
+	defer w.record.time("read")()
+	if w.bundle, err = w.tasks.ahead.bundle(w.ask.Bundle, w.ask.ID); err != nil {
 		return err
 	}
-	w.spec = &specs.Spec{}
-	if err := json.Unmarshal(data, w.spec); err != nil {
-		return fmt.Errorf("decode config.json: %w", err)
-	}
-	if w.spec.Linux == nil || w.spec.Process == nil || w.spec.Root == nil {
-		return errors.New("decode config.json: linux, process or root is missing")
-	}
+	w.spec = w.bundle.spec
 	w.options = &options.Options{}
 	if w.ask.Options.GetValue() != nil {
 		if err := typeurl.UnmarshalTo(w.ask.Options, w.options); err != nil {

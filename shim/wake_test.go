@@ -255,7 +255,7 @@ func TestRecordOfAStartIsWrittenReportedAndRemoved(t *testing.T) {
 		if start.Rung != "thaw" || start.Seed != "s1" || start.Pid != task.pid() || start.Namespace != bedNamespace || len(start.Fallbacks) != 0 {
 			t.Errorf("record: %v", start)
 		}
-		for _, name := range []string{"key", "lookup", "claim", "cgroup", "move", "hostname", "verify", "state", "stdio", "thaw", "create", "start"} {
+		for _, name := range []string{"read", "lookup", "claim", "cgroup", "move", "hostname", "verify", "state", "stdio", "thaw", "create", "start"} {
 			mustHave(t, start.Phases, name)
 		}
 		if sum, spent := task.record.sum(), task.record.inShim; (sum - spent).Abs() > spent/100 {

@@ -31,6 +31,7 @@ type wokenTasks struct {
 	consoles consoles
 	oom      oomWatch
 	moves    linux.MovePrimer
+	ahead    *ahead
 
 	mu    sync.Mutex
 	tasks map[string]*wokenTask // +checklocks:mu
@@ -47,6 +48,9 @@ func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTa
 		params:  params,
 		paths:   seedpool.PathsFromEnv(),
 		tasks:   make(map[string]*wokenTask),
+	}
+	if params.Bundle != "" {
+		s.ahead = readAhead(params.Bundle, params.ID)
 	}
 	s.oom.tasks = s
 	s.moves.For(moveTime) // the first request comes within milliseconds

@@ -90,13 +90,17 @@ func (s *idleShim) params() seedpool.ShimParams {
 	}
 }
 
-// assign sends a line and returns the shim's.
+// assign waits until the shim is ready, sends a line and returns the shim's.
 func (s *idleShim) assign(p seedpool.ShimParams) string {
 	s.t.Helper()
+	said := bufio.NewReader(s.control)
+	if line, err := said.ReadString('\n'); err != nil || line != `{"ready":true}`+"\n" {
+		s.t.Fatalf("the shim began with %q, %v", line, err)
+	}
 	if err := json.NewEncoder(s.control).Encode(p); err != nil {
 		s.t.Fatal(err)
 	}
-	line, err := bufio.NewReader(s.control).ReadString('\n')
+	line, err := said.ReadString('\n')
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -1,0 +1,85 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sproutrun/sprout/seedpool"
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+)
+
+// bundle is what a start reads from its bundle and works out of it before it needs anybody else.
+type bundle struct {
+	// file is config.json as it was read.
+	file os.FileInfo
+	spec *specs.Spec
+
+	key    *api.Key
+	keyErr error
+
+	// config, limits and cgroup are runc's view of the container, and where it will live below the root of every hierarchy.
+	config    *configs.Config
+	limits    cgroups.Manager
+	cgroup    string
+	cgroupErr error
+}
+
+// readBundle reads the bundle of the container id.
+func readBundle(dir, id string) (*bundle, error) {
+	b := new(bundle)
+	file, err := os.Open(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if b.file, err = file.Stat(); err != nil {
+		return nil, err
+	}
+	b.spec = new(specs.Spec)
+	if err := json.NewDecoder(file).Decode(b.spec); err != nil {
+		return nil, fmt.Errorf("decode config.json: %w", err)
+	}
+	if b.spec.Linux == nil || b.spec.Process == nil || b.spec.Root == nil {
+		return nil, errors.New("decode config.json: linux, process or root is missing")
+	}
+	b.key, b.keyErr = seedpool.KeyOf(b.spec)
+	b.config, b.limits, b.cgroup, b.cgroupErr = cgroupOf(b.spec, id, dir)
+	return b, nil
+}
+
+// ahead reads a bundle while containerd still connects to the shim: the file is there before the shim is asked for.
+type ahead struct {
+	dir, id string
+	done    chan struct{}
+	read    *bundle // nil: it could not be read; once done is closed
+}
+
+func readAhead(dir, id string) *ahead {
+	a := &ahead{dir: dir, id: id, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		// Whoever needs it reads it again and says what is wrong.
+		a.read, _ = readBundle(dir, id)
+	}()
+	return a
+}
+
+// bundle is that of the container id: the one that was read ahead, unless it is another's or its file was written since.
+func (a *ahead) bundle(dir, id string) (*bundle, error) {
+	if a == nil || a.dir != dir || a.id != id {
+		return readBundle(dir, id)
+	}
+	<-a.done
+	now, err := os.Stat(filepath.Join(dir, "config.json"))
+	if err != nil || a.read == nil || !os.SameFile(now, a.read.file) || now.Size() != a.read.file.Size() || !now.ModTime().Equal(a.read.file.ModTime()) {
+		return readBundle(dir, id)
+	}
+	return a.read, nil
+}
