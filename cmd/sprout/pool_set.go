@@ -54,11 +54,11 @@ func poolSetCommand() *cli.Command {
 	}
 }
 
-// waitPool asks until as many spares are ready as are wanted. The API has no subscription yet, and a person waits: five questions a second will do.
+// waitPool asks until as many spares are ready as are wanted. The API has no subscription yet, and whoever waits wants to go on at once: twenty questions a second cost little.
 func waitPool(ctx context.Context, seeds api.SeedsClient, pool *api.PoolInfo, timeout time.Duration) (*api.PoolInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	show := newProgress()
 	defer show.end()

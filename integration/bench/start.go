@@ -28,6 +28,8 @@ const (
 	// Cold first replies take seconds each; five are enough for a median.
 	coldReplies = 5
 	port        = "8080"
+	// rest is how long the machine is left alone before each start.
+	rest = 80 * time.Millisecond
 )
 
 // rung is one way to start that is measured.
@@ -111,7 +113,7 @@ func benchStarts(ctx context.Context, s *stack.Stack, r *results, a app, g rung,
 
 // clientStart starts one container as a client library does; both times count from before the snapshot is prepared.
 func clientStart(ctx context.Context, s *stack.Stack, a app, g rung, id string, wantReply bool) (prepare, reply float64, err error) {
-	if err := awaitSpares(ctx, s, a, g); err != nil {
+	if err := settle(ctx, s, a, g); err != nil {
 		return 0, 0, err
 	}
 	ctx = s.Context(ctx)
@@ -148,7 +150,7 @@ func clientStart(ctx context.Context, s *stack.Stack, a app, g rung, id string, 
 
 // ctrStart times `ctr run -d` as a user runs it.
 func ctrStart(ctx context.Context, s *stack.Stack, a app, g rung, id string) (float64, error) {
-	if err := awaitSpares(ctx, s, a, g); err != nil {
+	if err := settle(ctx, s, a, g); err != nil {
 		return 0, err
 	}
 	args := []string{"run", "-d", "--runtime", g.runtime, "--snapshotter", g.snapshotter}
@@ -170,13 +172,20 @@ func ctrStart(ctx context.Context, s *stack.Stack, a app, g rung, id string) (fl
 	return took, s.Remove(s.Context(ctx), c)
 }
 
-// awaitSpares lets the pool fill up between starts: what is measured is a start, not a refill.
-func awaitSpares(ctx context.Context, s *stack.Stack, a app, g rung) error {
-	if g.spares == 0 {
-		return nil
+// settle lets what the start before has left be finished, for every rung alike: its snapshot is being collected, its spare and its shim replaced. What is measured
+// is a start, not a refill.
+func settle(ctx context.Context, s *stack.Stack, a app, g rung) error {
+	if g.spares > 0 {
+		if _, err := s.Sprout(ctx, "pool", "set", a.name, "--spares", fmt.Sprint(g.spares), "--wait"); err != nil {
+			return err
+		}
 	}
-	_, err := s.Sprout(ctx, "pool", "set", a.name, "--spares", fmt.Sprint(g.spares), "--wait")
-	return err
+	select {
+	case <-time.After(rest):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // confirm reads the start's record: a figure must come from the rung whose name it carries.
