@@ -20,6 +20,10 @@ import (
 type attempt struct {
 	*wake
 	identity
+	// verified waits for the verdict on the instance's processes, which were looked at since it is this attempt's.
+	verified func() error
+	// looked are the processes that it is about.
+	looked []int
 	// adopting: the files of the instance are being made the container's.
 	adopting bool
 	undo     []func(context.Context) error
@@ -120,6 +124,10 @@ func (a *attempt) own(inst *api.Instance) error {
 	if !linux.Alive(int(inst.Pid), inst.StartTime) {
 		return fmt.Errorf("open instance %s: process %d: %w", inst.Id, inst.Pid, os.ErrProcessDone)
 	}
+	if a.looked, err = a.processes(inst.Cgroup); err != nil {
+		return err
+	}
+	a.verified = beside(a.verify)
 	return nil
 }
 

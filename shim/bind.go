@@ -40,8 +40,8 @@ type identity struct {
 // of it: it is frozen until Start. A step that fails gives the instance back. The streams come last: once containerd's are open,
 // nothing may fail.
 func (a *attempt) bind(ctx context.Context) error {
-	// What the first steps change is not what these look at.
-	verified, written := beside(a.verify), beside(a.writeState)
+	// What the first steps change is not what this looks at.
+	written := beside(a.writeState)
 	a.undo = append(a.undo, func(context.Context) error {
 		if err := written(); errors.Is(err, os.ErrExist) {
 			return nil // it is another container's
@@ -57,7 +57,7 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"oom", a.setOOMScore},
 		{"sysctl", a.setNetSysctls},
 		{"mounts", a.addLateMounts},
-		{"verify", func(context.Context) error { return verified() }},
+		{"verify", func(context.Context) error { return a.verifiedAll() }},
 		{"state", func(context.Context) error { return written() }},
 		{"files", a.awaitFiles},
 		{"hooks", a.runCreateHooks},
@@ -84,17 +84,16 @@ func beside(do func() error) (wait func() error) {
 	}
 }
 
-// pids are the processes of the instance, its first one first.
-func (a *attempt) pids() ([]int, error) {
-	pids, err := a.cgroup.Procs()
+// processes are those of a cgroup that is the instance's alone, in the order of their numbers, its first one among them.
+func (a *attempt) processes(cgroup string) ([]int, error) {
+	pids, err := linux.Cgroup{Path: cgroup}.Procs()
 	if err != nil {
 		return nil, err
 	}
-	first := slices.Index(pids, int(a.instance.Pid))
-	if first < 0 {
-		return nil, fmt.Errorf("find process %d: not in cgroup %s", a.instance.Pid, a.cgroup.Path)
+	if !slices.Contains(pids, int(a.instance.Pid)) {
+		return nil, fmt.Errorf("find process %d: not in cgroup %s", a.instance.Pid, cgroup)
 	}
-	pids[0], pids[first] = pids[first], pids[0]
+	slices.Sort(pids)
 	return pids, nil
 }
 
@@ -137,16 +136,28 @@ func (a *attempt) addLateMounts(context.Context) error {
 	return linux.BindInto(int(a.instance.Pid), late)
 }
 
-// verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share.
+// verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share. The instance is
+// frozen: what is true of it where it was made is true of it where it is moved.
 func (a *attempt) verify() error {
-	pids, err := a.pids()
+	if err := verifyNamespaces(a.spec, a.req.netns, a.looked); err != nil {
+		return err
+	}
+	return verifyCreds(a.spec, a.looked)
+}
+
+// verifiedAll waits for verify, and makes sure that what it has looked at is what is released.
+func (a *attempt) verifiedAll() error {
+	if err := a.verified(); err != nil {
+		return err
+	}
+	pids, err := a.processes(a.cgroup.Path)
 	if err != nil {
 		return err
 	}
-	if err := verifyNamespaces(a.spec, a.req.netns, pids); err != nil {
-		return err
+	if !slices.Equal(pids, a.looked) {
+		return fmt.Errorf("verify processes: %v are in cgroup %s, %v were looked at", pids, a.cgroup.Path, a.looked)
 	}
-	return verifyCreds(a.spec, pids)
+	return nil
 }
 
 // awaitFiles waits until the files of a spare are the container's.

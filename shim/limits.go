@@ -19,7 +19,7 @@ func (a *attempt) setRlimits(context.Context) error {
 	if len(a.spec.Process.Rlimits) == 0 {
 		return nil
 	}
-	pids, err := a.pids()
+	pids, err := a.processes(a.cgroup.Path)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (a *attempt) setOOMScore(context.Context) error {
 	if score == nil {
 		return nil
 	}
-	pids, err := a.pids()
+	pids, err := a.processes(a.cgroup.Path)
 	if err != nil {
 		return err
 	}
