@@ -29,7 +29,7 @@ const (
 	coldReplies = 5
 	port        = "8080"
 	// rest is how long the machine is left alone before each start.
-	rest = 80 * time.Millisecond
+	rest = 60 * time.Millisecond
 )
 
 // rung is one way to start that is measured.
