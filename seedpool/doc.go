@@ -17,9 +17,9 @@
 //	making ──▶ ready ──▶ claimed ──▶ bound ──▶ dying ──▶ (no row)
 //	   └──────restored───▶┘ any ─────────────────▶┘
 //
-// phase.go has the table. making: a keeper restores it. ready: a spare, frozen in its own cgroup, in its pool. claimed: a container's shim has it.
-// Its files become the container's snapshot while the shim binds it; before that it cannot be bound. Spares are made while no start is under way (calm.go). bound: it is the
-// container; the row stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
+// phase.go has the table. making: a keeper restores it, while no start is under way (calm.go). ready: a spare, frozen in its own cgroup, in its pool. claimed: a
+// container's shim has it. Its files become the container's snapshot while the shim binds it; before that it cannot be bound. bound: it is the container; the row
+// stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
 // # State
 //
@@ -52,8 +52,8 @@
 // or dying is destroyed. A spare is moved to claimed before the answer: two callers never have the same one. sproutd may be killed at any moment; keepers, spares
 // and containers go on, and the next one (recover.go) takes the spares back that are alive, frozen and kept. No container start waits for that.
 //
-// A claim that its shim never confirms is destroyed when the shim is dead, or, if it did not say which process it is, when bind_timeout is over (order.go). The snapshot of the container is renewed only
-// while the shim waits for the answer; afterwards it may run on it, cold, and only our label is taken off.
+// A claim that its shim never confirms is destroyed when the shim is dead, or, if it did not say which process it is, when bind_timeout is over (order.go). The
+// snapshot of the container is renewed only while the shim waits for the answer; afterwards it may run on it, cold, and only our label is taken off.
 //
 // # Locks
 //

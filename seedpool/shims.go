@@ -27,6 +27,8 @@ const (
 	requestLimit   = 4 << 20
 	// assignTimeout is what a shim may take to begin to serve: the launcher starts one itself after 100 ms.
 	assignTimeout = 80 * time.Millisecond
+	// readyTimeout is what a new shim may take until it is ready; one that hangs is replaced.
+	readyTimeout = 5 * time.Second
 )
 
 // Shims are the processes `sprout-shim idle` that stand ready, and the socket on which launchers ask for one. An idle shim has its end of a socket as file
@@ -176,9 +178,14 @@ func (s *Shims) start() error {
 	return nil
 }
 
-// await waits until a new shim has said that it is ready. One that never does is taken off the list when it ends.
+// await waits until a new shim has said that it is ready. One that does not is ended, and so taken off the list.
 func (s *Shims) await(one *idleShim) {
-	if _, err := one.read.ReadBytes('\n'); err != nil {
+	err := one.control.SetReadDeadline(time.Now().Add(readyTimeout))
+	if err == nil {
+		_, err = one.read.ReadBytes('\n')
+	}
+	if err != nil {
+		_ = one.cmd.Process.Kill()
 		return
 	}
 	s.mu.Lock()

@@ -219,6 +219,20 @@ func TestAShimThatIsNotReadyIsNotGivenAway(t *testing.T) {
 	if _, errText := b.ask(b.request("c1")); errText != "no shim is idle" || time.Since(began) > assignTimeout {
 		t.Errorf("error %q after %s", errText, time.Since(began))
 	}
+	var hung *idleShim
+	for hung == nil {
+		time.Sleep(5 * time.Millisecond)
+		b.shims.mu.Lock()
+		if len(b.shims.idle) > 0 {
+			hung = b.shims.idle[0]
+		}
+		b.shims.mu.Unlock()
+	}
+	select {
+	case <-hung.ended:
+	case <-time.After(2 * readyTimeout):
+		t.Error("one that hangs is kept")
+	}
 }
 
 func TestAnIdleShimThatDiesIsReplaced(t *testing.T) {

@@ -18,10 +18,10 @@ import (
 
 // makeCgroup makes the container's cgroup by runc's rules, with the limits of the spec, and freezes it before anything enters.
 func (a *attempt) makeCgroup() error {
-	config, limits, path := a.bundle.config, a.bundle.limits, a.bundle.cgroup
 	if a.bundle.cgroupErr != nil {
 		return a.bundle.cgroupErr
 	}
+	config, limits, path := a.bundle.config, a.bundle.limits, a.bundle.cgroup
 	cgroup := linux.Cgroup{Path: path}
 	// runc's own refusal: a container does not move in with others.
 	if pids, err := cgroup.Procs(); err != nil || len(pids) > 0 {

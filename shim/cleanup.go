@@ -20,7 +20,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/protobuf/proto"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/seedpool"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -74,19 +73,14 @@ func Cleanup(ctx context.Context, w io.Writer, namespace, id, bundle string) err
 func removeCutOff(ctx context.Context, bundle, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	b, err := readBundle(bundle, id)
+	if err == nil {
+		err = b.cgroupErr
+	}
 	if err != nil {
 		return err
 	}
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(data, spec); err != nil {
-		return fmt.Errorf("decode config.json: %w", err)
-	}
-	_, _, path, err := cgroupOf(spec, id, bundle)
-	if err != nil {
-		return err
-	}
-	cgroup := linux.Cgroup{Path: path}
+	cgroup := linux.Cgroup{Path: b.cgroup}
 	frozen, err := cgroup.Frozen()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

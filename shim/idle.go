@@ -29,7 +29,8 @@ type assigned struct {
 }
 
 // Idle is the life of a shim that sproutd has started before any container needs it. control is a stream socket: {"ready":true} goes out, one line of JSON with
-// seedpool.ShimParams comes in, one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the shim ends, too.
+// seedpool.ShimParams comes in, one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the
+// shim ends, too.
 func Idle(ctx context.Context, control *os.File) error {
 	if err := becomeShim(); err != nil {
 		return err

@@ -54,7 +54,8 @@ func poolSetCommand() *cli.Command {
 	}
 }
 
-// waitPool asks until as many spares are ready as are wanted. The API has no subscription yet, and whoever waits wants to go on at once: twenty questions a second cost little.
+// waitPool asks until as many spares are ready as are wanted. The API has no subscription yet, and whoever waits wants to go on at once: twenty questions a
+// second cost little.
 func waitPool(ctx context.Context, seeds api.SeedsClient, pool *api.PoolInfo, timeout time.Duration) (*api.PoolInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

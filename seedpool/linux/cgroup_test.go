@@ -20,9 +20,6 @@ import (
 const onUnified = "^(TestCgroup|TestFreezer|TestProbe)"
 
 func TestEverythingHoldsOnAHostWithCgroupV2Only(t *testing.T) {
-	if os.Getenv(roleEnv) == "unified" {
-		t.Skip("this is the host with cgroup v2 only")
-	}
 	var out strings.Builder
 	if code := again("unified", &out, "-test.run", onUnified, "-test.v"); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out.String())
@@ -196,11 +193,8 @@ func TestCgroupWithALivingProcessIsNotRemoved(t *testing.T) {
 	}
 }
 
-func TestCgroupWithAProcessInOneV1HierarchyOnlyIsNotRemoved(t *testing.T) {
+func TestCgroupWithAProcessInOneHierarchyOnlyIsNotRemoved(t *testing.T) {
 	list := get[[]string](t)(Hierarchies())
-	if os.Getenv(roleEnv) == "unified" {
-		t.Skip("there is no v1 hierarchy")
-	}
 	c, p := cgroup(t), sleeper(t)
 	must(t, c.attach(list[0], p.pid()))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

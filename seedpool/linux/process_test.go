@@ -75,9 +75,6 @@ func TestSocketPairs(t *testing.T) {
 }
 
 func TestThreadAttachedToACgroupStartsProcessesThere(t *testing.T) {
-	if os.Getenv(roleEnv) == "unified" {
-		t.Skip("there is no v1 hierarchy")
-	}
 	c := cgroup(t)
 	var p *process
 	must(t, Enter(nil, func() error {

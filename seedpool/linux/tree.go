@@ -16,3 +16,11 @@ func CloneTree(path string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
+
+// AttachTree puts a tree that is attached nowhere on a directory, in the calling thread's mount namespace.
+func AttachTree(tree *os.File, target string) error {
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach mounts at %s: %w", target, os.NewSyscallError("move_mount", err))
+	}
+	return nil
+}

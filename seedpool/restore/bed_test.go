@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(inOwnNamespace())
 	}
-	err := errors.Join(linux.FollowMounts(), Isolate(dir))
+	err := errors.Join(linux.FollowMounts(), Isolate(dir), showOwn())
 	if os.Getenv(onlyV2) != "" {
 		err = errors.Join(err, linux.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""))
 	}
@@ -41,6 +41,20 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// showOwn shows what the tests themselves use, if it lies in the host's /tmp: the checkout, the build directory, the files that their arguments name.
+func showOwn() error {
+	wd, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	paths := []string{wd, os.Getenv("SPROUT_OUT")}
+	for _, arg := range os.Args {
+		_, value, _ := strings.Cut(arg, "=")
+		paths = append(paths, value)
+	}
+	return show(paths...)
 }
 
 // onlyV2 has the tests run as on a host without v1 hierarchies.

@@ -41,6 +41,9 @@ func (c CRIU) Version(ctx context.Context) (string, error) {
 
 // Warm fills CRIU's cache in the calling thread's mount namespace, which would cost the first restore 20 ms. It fails when CRIU does not work here.
 func (c CRIU) Warm() error {
+	if err := show(c.Path); err != nil {
+		return err
+	}
 	out, err := exec.Command(c.Path, "check").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("run %s check: %w: %s", c.Path, err, strings.TrimSpace(string(out)))

@@ -30,5 +30,6 @@
 //
 // CRIU caches what it found out about the kernel, and without CAP_SYS_RESOURCE cannot raise a limit that it
 // does not need: Isolate gives it a mount namespace with a tmpfs for the first and a plain file over fs.nr_open for the second. Nothing of it is seen on the
-// host. Without that capability a container with processes of several users cannot be dumped.
+// host. CRIU also makes a directory in /tmp for each restore, and leaves it when it is killed: /tmp is a tmpfs of that namespace, too, in which only what is
+// needed of the host's is shown (tmp.go). Without CAP_SYS_RESOURCE a container with processes of several users cannot be dumped.
 package restore

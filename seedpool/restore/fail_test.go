@@ -96,6 +96,7 @@ func flipped(data []byte, random *rand.Rand) []byte {
 }
 
 func TestRestoreThatIsCancelledLeavesNothingBehind(t *testing.T) {
+	before := leftInTmp(t)
 	b := newBed(t, "tiny-demo")
 	s := b.dump(b.boot(b.img.Spec(t, shell...)))
 	cancelled, made := 0, 0
@@ -124,9 +125,13 @@ func TestRestoreThatIsCancelledLeavesNothingBehind(t *testing.T) {
 	if cancelled == 0 || made < 5 {
 		t.Errorf("%d cancelled, %d made: the delays do not fit", cancelled, made)
 	}
+	if after := leftInTmp(t); after > before {
+		t.Errorf("CRIU has left %d directories in /tmp", after-before)
+	}
 }
 
 func TestKilledCRIULeavesNothingBehind(t *testing.T) {
+	before := leftInTmp(t)
 	b := newBed(t, "tiny-demo")
 	s := b.dump(b.boot(b.img.Spec(t, shell...)))
 	killed := 0
@@ -163,6 +168,9 @@ func TestKilledCRIULeavesNothingBehind(t *testing.T) {
 	}
 	if killed < 10 {
 		t.Errorf("%d killed in time", killed)
+	}
+	if after := leftInTmp(t); after > before {
+		t.Errorf("CRIU has left %d directories in /tmp", after-before)
 	}
 }
 

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,9 +15,12 @@ const capSysResource = 24
 // criuRunDir is where CRIU keeps its cache about the kernel, and only if it is a tmpfs: the cache must not outlive the boot.
 const criuRunDir = "/run"
 
-// Isolate makes the calling thread's mount namespace, which must be its own already, one in which CRIU is quick and works with fewer privileges. dir is a
-// directory of the caller's for the files that takes; it stays in use as long as the namespace.
+// Isolate makes the calling thread's mount namespace, which must be its own already, one in which CRIU is quick, leaves nothing in the host's /tmp and works with
+// fewer privileges. dir is a directory of the caller's for the files that takes; it stays in use as long as the namespace.
 func Isolate(dir string) error {
+	if err := errors.Join(hideTmp(), show(dir)); err != nil {
+		return fmt.Errorf("hide %s: %w", criuTmpDir, err)
+	}
 	hidden, err := hideOpenFilesLimit(dir)
 	if err != nil {
 		return err

@@ -86,6 +86,9 @@ func (r *restoring) phase(name string) {
 }
 
 func (r *restoring) run(ctx context.Context, c CRIU) (err error) {
+	if err := show(r.imagesDir(), r.o.WorkDir); err != nil {
+		return err
+	}
 	// While CRIU starts. It would itself wait for ever for pages that are not there.
 	checked := make(chan error, 1)
 	go func() { checked <- r.check() }()

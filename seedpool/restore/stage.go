@@ -56,6 +56,9 @@ func Stage(o StageOptions) (_ *Staged, err error) {
 			err = errors.Join(fmt.Errorf("stage mounts: %w", err), s.Unstage())
 		}
 	}()
+	if err := show(append(overlayDirs(o.Overlay), o.Dir, o.ImagesDir)...); err != nil {
+		return nil, err
+	}
 	if err := s.mount(s.Root, func(target string) error { return linux.Overlay(target, o.Overlay) }); err != nil {
 		return nil, err
 	}
@@ -147,6 +150,9 @@ func (s *Staged) mountOver(target string, mount func(target string) error) error
 
 // bind offers a file or directory of the host; a file needs a file to be mounted on.
 func (s *Staged) bind(e External, source string, flags uintptr) error {
+	if err := show(source); err != nil {
+		return err
+	}
 	info, err := os.Stat(source)
 	if err != nil {
 		return err
