@@ -320,6 +320,7 @@ type bedPool struct {
 	// noStreams makes instances whose streams are /dev/null: "ready" is not waited for.
 	noStreams bool
 	server    *ttrpc.Server
+	listener  *bedListener
 
 	mu        sync.Mutex
 	count     int
@@ -343,7 +344,8 @@ func (p *bedPool) serve() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = server.Serve(context.Background(), l) }()
+	p.listener = &bedListener{Listener: l}
+	go func() { _ = server.Serve(context.Background(), p.listener) }()
 	t.Cleanup(func() { mustClose(t, server) })
 }
 
@@ -353,6 +355,34 @@ func (p *bedPool) failure(rpc string) error {
 		return err
 	}
 	return errgrpc.ToGRPC(err)
+}
+
+// bedListener can cut its connections as the death of a process does: nothing is answered any more, and nobody can connect.
+type bedListener struct {
+	net.Listener
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (l *bedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.conns = append(l.conns, c)
+	}
+	return c, err
+}
+
+func (l *bedListener) die() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	errs := []error{l.Close()}
+	for _, c := range l.conns {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupResponse, error) {

@@ -116,7 +116,7 @@ func TestSpareWhoseFilesCannotBecomeTheContainersIsGivenBack(t *testing.T) {
 
 func TestSproutdThatDiesDuringTheStartIsAReason(t *testing.T) {
 	b := newBed(t, answering)
-	b.pool.onClaim = func() error { return b.pool.server.Close() }
+	b.pool.onClaim = func() error { return b.pool.listener.die() }
 	b.cold(b.request("c1", b.spec(b.cgroup("c1"))), "thaw sproutd-down", "restore sproutd-down")
 }
 
