@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -88,14 +90,10 @@ func removeCgroup(ctx context.Context, cgroup linux.Cgroup) error {
 // moveIn moves every process of a spare from its cgroup into the container's. They stay frozen: the destination is.
 // Memory that they have already is still charged to the cgroup in which they touched it.
 func (a *attempt) moveIn() error {
-	pids, err := linux.Cgroup{Path: a.instance.Cgroup}.Procs()
+	spare := linux.Cgroup{Path: a.instance.Cgroup}
+	pids, err := spare.Procs()
 	if err != nil {
 		return err
 	}
-	for _, pid := range pids {
-		if err := a.limits.AddPid("", pid); err != nil {
-			return fmt.Errorf("move process %d into cgroup %s: %w", pid, a.cgroup.Path, err)
-		}
-	}
-	return nil
+	return spare.MoveFrozen(pids, slices.Collect(maps.Values(a.limits.GetPaths())))
 }

@@ -187,7 +187,8 @@ func readProcs(dir string) ([]int, error) {
 // isGone says whether an error means that a cgroup does not exist: ENODEV comes from a file that was open when it was removed.
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
 
-// Kill ends every process of the v2 cgroup and of those below it, frozen or not (cgroup.kill), and does not wait. A cgroup that does not exist has none.
+// Kill ends every process of the v2 cgroup and of those below it, frozen or not (cgroup.kill), and does not wait. A cgroup that does not exist has none. What a
+// MoveFrozen that was cut has left held in v1's freezer is let go, and dies, too.
 func (c Cgroup) Kill() error {
 	dir, err := c.unified("")
 	if err != nil {
@@ -199,10 +200,17 @@ func (c Cgroup) Kill() error {
 	err = writeControl(filepath.Join(dir, "cgroup.kill"), "1")
 	if isGone(err) {
 		if _, missing := os.Stat(dir); isGone(missing) {
-			return nil
+			err = nil
 		}
 	}
 	if err != nil {
+		return fmt.Errorf("kill cgroup %s: %w", c.Path, err)
+	}
+	pids, err := c.Procs()
+	if err != nil {
+		return err
+	}
+	if err := c.thawLegacy(pids); err != nil {
 		return fmt.Errorf("kill cgroup %s: %w", c.Path, err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"os"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -32,19 +33,35 @@ func (p *MovePrimer) For(d time.Duration) {
 }
 
 func (p *MovePrimer) run() {
-	pid := os.Getpid()
-	path, err := UnifiedPath(pid)
-	tick := time.NewTicker(moveEvery)
-	defer tick.Stop()
-	for err == nil && !p.over() {
-		err = Cgroup{Path: path}.AttachUnified(pid)
-		<-tick.C
-	}
+	file, err := ownProcs()
 	if err != nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.on = false
+		return
 	}
+	defer file.Close()
+	self := strconv.Itoa(os.Getpid())
+	tick := time.NewTicker(moveEvery)
+	defer tick.Stop()
+	for !p.over() {
+		// Should it fail, moves take as long as they do.
+		_, _ = file.WriteString(self)
+		<-tick.C
+	}
+}
+
+// ownProcs opens the list of processes of this process's v2 cgroup, to write to it.
+func ownProcs() (*os.File, error) {
+	path, err := UnifiedPath(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	file, err := Cgroup{Path: path}.unified("cgroup.procs")
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(file, os.O_WRONLY, 0)
 }
 
 // over says whether the time is up; then the primer is off.

@@ -3,6 +3,8 @@ package linux
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -31,6 +33,13 @@ func TestPrimedMoveDoesNotWaitForAGracePeriod(t *testing.T) {
 		_ = cmd.Wait()
 	})
 	var primer MovePrimer
+	defer eventually(t, "the primer has ended", func() bool {
+		links, err := filepath.Glob("/proc/self/fd/*")
+		return err == nil && !slices.ContainsFunc(links, func(link string) bool {
+			file, err := os.Readlink(link)
+			return err == nil && filepath.Base(file) == "cgroup.procs"
+		})
+	})
 	move := func(to Cgroup, primed bool) time.Duration {
 		<-time.After(100 * time.Millisecond)
 		if primed {
