@@ -1,7 +1,9 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -38,52 +40,76 @@ func Threads(pid int) ([]int, error) {
 	return tids, nil
 }
 
+// statusLimit is above what /proc/PID/status ever is: its longest line lists groups, of which there are NGROUPS_MAX.
+const statusLimit = 1 << 20
+
+// statusUsual is above what it is for processes that are in few groups.
+const statusUsual = 8 << 10
+
 // ReadCreds reads the credentials of one thread. A line that the kernel does not show is an error, but for seccomp's, which kernels without it lack.
 func ReadCreds(pid, tid int) (Creds, error) {
 	path := fmt.Sprintf("/proc/%d/task/%d/status", pid, tid)
-	data, err := os.ReadFile(path)
+	var usual [statusUsual]byte
+	status, err := readProc(path, usual[:])
+	if errors.Is(err, io.ErrShortBuffer) {
+		status, err = readProc(path, make([]byte, statusLimit))
+	}
 	if err != nil {
 		return Creds{}, fmt.Errorf("read credentials: %w", err)
 	}
-	c, err := parseCreds(string(data))
+	c, err := parseCreds(string(status))
 	if err != nil {
 		return Creds{}, fmt.Errorf("parse %s: %w", path, err)
 	}
 	return c, nil
 }
 
+// credsLines are the lines of status that hold credentials, in the kernel's order (fs/proc/array.c).
+var credsLines = []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"}
+
 func parseCreds(status string) (c Creds, err error) {
-	wanted := map[string]func(value string) error{
-		"Uid":    func(value string) error { return four(&c.Uids, value) },
-		"Gid":    func(value string) error { return four(&c.Gids, value) },
-		"Groups": func(value string) (err error) { c.Groups, err = ids(value); return err },
-		"CapInh": func(value string) error { return bits(&c.CapInh, value) },
-		"CapPrm": func(value string) error { return bits(&c.CapPrm, value) },
-		"CapEff": func(value string) error { return bits(&c.CapEff, value) },
-		"CapBnd": func(value string) error { return bits(&c.CapBnd, value) },
-		"CapAmb": func(value string) error { return bits(&c.CapAmb, value) },
-		"NoNewPrivs": func(value string) (err error) {
-			c.NoNewPrivs, err = strconv.ParseBool(value)
-			return err
-		},
-		"Seccomp": func(value string) (err error) { c.Seccomp, err = strconv.Atoi(value); return err },
-	}
+	missing := credsLines
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
-		parse, ok := wanted[name]
-		if !ok {
+		if len(missing) == 0 || name != missing[0] {
 			continue
 		}
-		if err := parse(strings.TrimSpace(value)); err != nil {
+		missing = missing[1:]
+		if err := c.set(name, strings.TrimSpace(value)); err != nil {
 			return c, fmt.Errorf("line %q: %w", line, err)
 		}
-		delete(wanted, name)
 	}
-	delete(wanted, "Seccomp")
-	for name := range wanted {
-		return c, fmt.Errorf("no line %q", name)
+	if len(missing) > 0 && missing[0] != "Seccomp" {
+		return c, fmt.Errorf("no line %q", missing[0])
 	}
 	return c, nil
+}
+
+// set takes the value of one line.
+func (c *Creds) set(name, value string) (err error) {
+	switch name {
+	case "Uid":
+		return four(&c.Uids, value)
+	case "Gid":
+		return four(&c.Gids, value)
+	case "Groups":
+		c.Groups, err = ids(value)
+	case "CapInh":
+		return bits(&c.CapInh, value)
+	case "CapPrm":
+		return bits(&c.CapPrm, value)
+	case "CapEff":
+		return bits(&c.CapEff, value)
+	case "CapBnd":
+		return bits(&c.CapBnd, value)
+	case "CapAmb":
+		return bits(&c.CapAmb, value)
+	case "NoNewPrivs":
+		c.NoNewPrivs, err = strconv.ParseBool(value)
+	case "Seccomp":
+		c.Seccomp, err = strconv.Atoi(value)
+	}
+	return err
 }
 
 func bits(set *uint64, value string) (err error) {
