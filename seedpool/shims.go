@@ -44,8 +44,9 @@ type Shims struct {
 	tasks sync.WaitGroup
 	// wake tells the refiller that one has been taken or has died.
 	wake chan struct{}
-	// starts are those that have asked for a shim.
+	// starts are those that have asked for a shim. A spare will be moved into the cgroup of each.
 	starts calm
+	moves  linux.MovePrimer
 
 	mu   sync.Mutex
 	idle []*idleShim // +checklocks:mu
@@ -294,6 +295,7 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 		return nil, "", errors.New("no shim is idle")
 	}
 	s.starts.disturb(time.Now())
+	s.moves.For(startTime)
 	defer s.stir()
 	// The line goes on as it came: what the launcher knows and we do not is for the shim.
 	if err := one.give(line); err != nil {

@@ -24,9 +24,9 @@ type attempt struct {
 	verified func() error
 	// looked are the processes that it is about.
 	looked []int
-	// adopting: the files of the instance are being made the container's.
-	adopting bool
-	undo     []func(context.Context) error
+	// adopted waits until the files of a spare are the container's.
+	adopted func() error
+	undo    []func(context.Context) error
 }
 
 // attempt tries one rung: make yields a bound instance, or leaves nothing behind.
@@ -71,18 +71,18 @@ func (a *attempt) thaw(ctx context.Context) error {
 	return a.timed("move", a.moveIn)
 }
 
-// claim takes a spare from the pool. Its files become the container's while it is bound: awaitFiles waits for that.
+// claim takes a spare from the pool. Its files become the container's while it is bound.
 func (a *attempt) claim(ctx context.Context) (*api.Instance, error) {
 	defer a.record.time("claim")()
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	claim, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	got, err := a.pool.Claim(ctx, &api.ClaimRequest{
+	got, err := a.pool.Claim(claim, &api.ClaimRequest{
 		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()), Early: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
 	}
-	a.adopting = true
+	a.adopted = beside(func() error { return a.awaitFiles(ctx, got.Instance) })
 	return got.Instance, nil
 }
 

@@ -59,7 +59,7 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"mounts", a.addLateMounts},
 		{"verify", func(context.Context) error { return a.verifiedAll() }},
 		{"state", func(context.Context) error { return written() }},
-		{"files", a.awaitFiles},
+		{"files", a.files},
 		{"hooks", a.runCreateHooks},
 		{"stdio", a.openStreams},
 	} {
@@ -161,16 +161,19 @@ func (a *attempt) verifiedAll() error {
 }
 
 // awaitFiles waits until the files of a spare are the container's.
-func (a *attempt) awaitFiles(ctx context.Context) error {
-	if !a.adopting {
-		return nil
-	}
+func (a *attempt) awaitFiles(ctx context.Context, inst *api.Instance) error {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	if _, err := a.pool.Adopted(ctx, &api.AdoptedRequest{Instance: a.instance.Id}); err != nil {
-		return native(err)
+	_, err := a.pool.Adopted(ctx, &api.AdoptedRequest{Instance: inst.Id})
+	return native(err)
+}
+
+// files waits for awaitFiles; a restored instance has been given the container's.
+func (a *attempt) files(context.Context) error {
+	if a.adopted == nil {
+		return nil
 	}
-	return nil
+	return a.adopted()
 }
 
 // writeState makes the instance a container of runc's: from here on `runc exec` and all others work on it.

@@ -9,14 +9,20 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 
 	"github.com/sproutrun/sprout/seedpool"
 )
+
+// untidy is how long an idle shim that was given a container lets garbage lie: to collect it takes a core from the start, which makes little of it. It keeps the memory
+// that prewarm has used, too: to get it again from the kernel is a fault per page.
+const untidy = time.Second
 
 // paramsLimit bounds the line of parameters: the environment is most of it.
 const paramsLimit = 4 << 20
@@ -44,7 +50,8 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err := prewarm(); err != nil {
 		log.L.WithError(err).Warn("prewarm idle shim")
 	}
-	debug.FreeOSMemory()
+	runtime.GC()
+	debug.SetGCPercent(-1)
 	if err := reply(conn, assigned{Ready: true}); errors.Is(err, syscall.EPIPE) {
 		return nil // sproutd has ended
 	} else if err != nil {
@@ -61,6 +68,7 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
 	}
+	time.AfterFunc(untidy, staySmall)
 	// Connections wait in the socket's queue until serve accepts them.
 	if err := reply(conn, assigned{OK: true}); err != nil {
 		return errors.Join(err, withdraw(l, p))

@@ -24,9 +24,11 @@ import (
 // freeMemoryEvery is how often memory that is not needed goes back to the kernel: a node has as many shims as pods.
 const freeMemoryEvery = 30 * time.Second
 
-// becomeShim makes this process what containerd's own shims are: the reaper of all that descends from it, deaf to SIGPIPE, small. Call it once, before any child.
+// gcPercent is by how much the heap grows between two collections.
+const gcPercent = 40
+
+// becomeShim makes this process what containerd's own shims are: the reaper of all that descends from it, deaf to SIGPIPE. Call it once, before any child.
 func becomeShim() error {
-	debug.SetGCPercent(40)
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(2)
 	}
@@ -46,12 +48,15 @@ func becomeShim() error {
 			}
 		}
 	}()
-	go func() {
-		for range time.Tick(freeMemoryEvery) {
-			debug.FreeOSMemory()
-		}
-	}()
 	return nil
+}
+
+// staySmall gives memory that is not needed back to the kernel, from now on.
+func staySmall() {
+	debug.SetGCPercent(gcPercent)
+	for range time.Tick(freeMemoryEvery) {
+		debug.FreeOSMemory()
+	}
 }
 
 // settle gives this process the place in the system that its parameters name.

@@ -30,6 +30,7 @@ func Serve(ctx context.Context, socket *os.File, p seedpool.ShimParams) error {
 	if err := becomeShim(); err != nil {
 		return err
 	}
+	go staySmall()
 	l, err := inherited(socket)
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ const (
 	claimTimeout   = 2 * time.Second
 	restoreTimeout = 30 * time.Second
 	undoTimeout    = 10 * time.Second
+	// takeOverDelay leaves the cores to the start, which has most of its way through containerd still to go.
+	takeOverDelay = 50 * time.Millisecond
 	// takeOverTimeout bounds what goes on behind the client's back.
 	takeOverTimeout = 5 * time.Second
 )
@@ -76,16 +78,13 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 		Pid:         task.pid(),
 	})
 	ctx = context.WithoutCancel(ctx)
-	go task.takeOver(ctx)
+	time.AfterFunc(takeOverDelay, func() { task.takeOver(ctx) })
 	go task.watch(ctx)
 	return &taskAPI.CreateTaskResponse{Pid: task.pid()}, record, nil
 }
 
 // down goes down the rungs of the plan until one works. This is where `start` becomes `thaw`. A nil task: cold is next.
 func (w *wake) down(ctx context.Context) (*wokenTask, error) {
-	if reason, _ := w.req.refusal(); reason == "" {
-		w.tasks.moves.For(moveTime)
-	}
 	found, client := w.lookup(ctx)
 	if client != nil {
 		defer client.Close()

@@ -30,15 +30,11 @@ type wokenTasks struct {
 	paths    seedpool.Paths
 	consoles consoles
 	oom      oomWatch
-	moves    linux.MovePrimer
 	ahead    *ahead
 
 	mu    sync.Mutex
 	tasks map[string]*wokenTask // +checklocks:mu
 }
-
-// moveTime is how long after a request came, or should come, a spare may be moved into its container's cgroup.
-const moveTime = 50 * time.Millisecond
 
 // newWokenTasks returns the still empty set of woken tasks of a shim.
 // publish hands one event to the shim's ordered queue; it must not block for long.
@@ -53,7 +49,6 @@ func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTa
 		s.ahead = readAhead(params.Bundle, params.ID)
 	}
 	s.oom.tasks = s
-	s.moves.For(moveTime) // the first request comes within milliseconds
 	return s
 }
 
