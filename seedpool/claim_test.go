@@ -97,7 +97,7 @@ func TestASeedOfAnotherNamespaceIsNotThere(t *testing.T) {
 	if _, err := p.claim(t.Context(), s.id, who, false); !errdefs.IsNotFound(err) {
 		t.Errorf("claim: %v", err)
 	}
-	if _, _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: "/x"}); !errdefs.IsNotFound(err) {
+	if _, err := p.restoreFor(t.Context(), s.id, who, place{cgroup: "/x"}); !errdefs.IsNotFound(err) {
 		t.Errorf("restore: %v", err)
 	}
 	if found := p.lookup("tenant-b", "sha256:image", keyOf(t, spec())); found.Seed != nil || found.Reason != string(ReasonNoSeed) || found.Nearest != "" {
@@ -328,7 +328,8 @@ func TestARestoredInstanceIsMadeInTheContainersOwnCgroup(t *testing.T) {
 	who := b.container("ns", "c1")
 	where := b.place("c1")
 	group := where.cgroup
-	inst, _, err := p.restoreFor(t.Context(), s.id, who, where)
+	made, err := p.restoreFor(t.Context(), s.id, who, where)
+	inst := made.GetInstance()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +351,7 @@ func TestARestoreThatFailsLeavesNothingAndRenewsTheSnapshot(t *testing.T) {
 	b.fill(s, 1) // a keeper runs
 	b.breakKeeper(s, "criu says no")
 	who := b.container("ns", "c1")
-	_, _, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
+	_, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
 	if err == nil {
 		t.Fatal("restored")
 	}
@@ -372,7 +373,8 @@ func TestDiscardLeavesNothingOfAnInstance(t *testing.T) {
 	for name, get := range map[string]func(who claimant) (*api.Instance, error){
 		"claimed": func(who claimant) (*api.Instance, error) { return p.claim(t.Context(), s.id, who, false) },
 		"restored": func(who claimant) (*api.Instance, error) {
-			inst, _, err := p.restoreFor(t.Context(), s.id, who, b.place("r"))
+			made, err := p.restoreFor(t.Context(), s.id, who, b.place("r"))
+			inst := made.GetInstance()
 			return inst, err
 		},
 		"bound": func(who claimant) (*api.Instance, error) {
@@ -547,7 +549,8 @@ func TestWhatAContainerClaimedAndLeftIsDestroyedWhenItAsksAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, _, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
+	made, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
+	second := made.GetInstance()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/log"
@@ -44,6 +47,56 @@ type Config struct {
 	BindTimeout    Duration `toml:"bind_timeout"`
 	MetricsAddress string   `toml:"metrics_address"`
 	LogLevel       string   `toml:"log_level"`
+	Restore        Sharing  `toml:"restore"`
+}
+
+// Sharing says which instances share their seed's one copy of its memory.
+type Sharing struct {
+	Shared bool `toml:"shared"`
+	// From is the size of the smallest image that is worth it.
+	From Size `toml:"from"`
+}
+
+// shares says whether the instances of an image of so many bytes do.
+func (s Sharing) shares(bytes uint64) bool { return s.Shared && bytes >= uint64(s.From) }
+
+// Size is a number of bytes, written as text: "4MiB", "512KiB".
+type Size uint64
+
+// sizeUnits are powers of two.
+var sizeUnits = []struct {
+	name  string
+	bytes uint64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// UnmarshalText reads a whole number and a unit.
+func (s *Size) UnmarshalText(text []byte) error {
+	for _, unit := range sizeUnits {
+		number, ok := strings.CutSuffix(string(text), unit.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil || n > math.MaxUint64/unit.bytes {
+			break
+		}
+		*s = Size(n * unit.bytes)
+		return nil
+	}
+	return fmt.Errorf("size %q: want a whole number of B, KiB, MiB or GiB", text)
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// String is the number in the largest unit of which it is a whole number.
+func (s Size) String() string {
+	for _, unit := range sizeUnits {
+		if n := uint64(s); n > 0 && n%unit.bytes == 0 {
+			return strconv.FormatUint(n/unit.bytes, 10) + unit.name
+		}
+	}
+	return "0B"
 }
 
 // Default is the configuration of an empty file.
@@ -59,6 +112,7 @@ func Default() Config {
 		RefillBackoff:  Duration(time.Minute),
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
+		Restore:        Sharing{Shared: false, From: 8 << 20},
 	}
 }
 
@@ -179,6 +233,14 @@ metrics_address = %q
 
 # debug, info, warn or error.
 log_level = %q
+
+[restore]
+# Instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. false: each is given a copy of its own.
+shared = %t
+
+# Only if the seed's image is at least as large: a small one is copied sooner than shared.
+from = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
-		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel)
+		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
+		c.Restore.Shared, c.Restore.From.String())
 }

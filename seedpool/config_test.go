@@ -22,7 +22,7 @@ func TestTheCommentedDefaultIsTheDefault(t *testing.T) {
 
 func TestEveryKeyIsInTheCommentedDefault(t *testing.T) {
 	text := Default().Commented()
-	for _, key := range []string{"run_dir", "state_dir", "cgroup_root", "criu", "runc", "shim", "idle_shims", "refill_parallel", "refill_backoff", "bind_timeout", "metrics_address", "log_level"} {
+	for _, key := range []string{"run_dir", "state_dir", "cgroup_root", "criu", "runc", "shim", "idle_shims", "refill_parallel", "refill_backoff", "bind_timeout", "metrics_address", "log_level", "shared", "from"} {
 		if !strings.Contains(text, "\n"+key+" = ") {
 			t.Errorf("%s is missing", key)
 		}
@@ -35,6 +35,19 @@ func TestAFileOverridesTheDefaults(t *testing.T) {
 	c, err := LoadConfig(file, true)
 	if err != nil || c.IdleShims != 0 || time.Duration(c.BindTimeout) != 5*time.Second || c.CgroupRoot != DefaultCgroupRoot {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestASmallImageIsNotShared(t *testing.T) {
+	c := Default()
+	if err := parseConfig([]byte("[restore]\nshared = true\nfrom = \"4MiB\"\n"), &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Restore.shares(4<<20-1) || !c.Restore.shares(4<<20) {
+		t.Errorf("%+v", c.Restore)
+	}
+	if c.Restore.Shared = false; c.Restore.shares(1 << 40) {
+		t.Error("shared although it is switched off")
 	}
 }
 
@@ -64,6 +77,9 @@ func TestAWrongConfigurationIsRefusedWithKeyAndLine(t *testing.T) {
 		"log_level = \"loud\"":                            {"log_level", "loud", "debug"},
 		"run_dir = \"/" + strings.Repeat("x", 100) + "\"": {"run_dir", "too long"},
 		"idle_shims = ":                                   {"line 1"},
+		"[restore]\nfrom = \"4MB\"":                       {"line 2", "from", "4MB", "MiB"},
+		"[restore]\nfrom = \"99999999999GiB\"":            {"line 2", "from"},
+		"[restore]\nshare = true":                         {"line 2", "share"},
 	} {
 		c := Default()
 		err := parseConfig([]byte(text), &c)

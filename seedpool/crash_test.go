@@ -69,7 +69,8 @@ func (o sproutdOptions) work(ctx context.Context, p *Pool, rootfs *dirRootfs, n 
 			if err := group.Create(); err != nil {
 				return err
 			}
-			inst, _, err := p.restoreFor(ctx, s.id, who, place{cgroup: group.Path})
+			made, err := p.restoreFor(ctx, s.id, who, place{cgroup: group.Path})
+			inst := made.GetInstance()
 			if err != nil {
 				return err
 			}
@@ -358,7 +359,7 @@ func TestASeedFromAnotherMachineIsStale(t *testing.T) {
 			if found.Seed != nil || found.Reason != string(ReasonSeedStale) || !strings.Contains(found.Detail, part) {
 				t.Errorf("lookup %v", found)
 			}
-			_, _, err := p.restoreFor(t.Context(), s.id, b.container("ns", "c1"), place{cgroup: "/x"})
+			_, err := p.restoreFor(t.Context(), s.id, b.container("ns", "c1"), place{cgroup: "/x"})
 			if reason, _ := ReasonOf(err); reason != ReasonSeedStale {
 				t.Errorf("restore: %v", err)
 			}

@@ -32,31 +32,32 @@ func (p *Pool) spareCgroup(instance string) linux.Cgroup {
 }
 
 // make has the seed's keeper make an instance. Its row is there already; on an error the caller destroys it.
-func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string, cgroup, netns string) (*api.Instance, []*api.Phase, error) {
+func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string, where place) (*api.MakeResponse, error) {
 	from, err := p.load(ctx, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	dir := p.paths.InstanceDir(i.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// For whoever looks at the directory; and a disk that is full says so here, not somewhere in CRIU.
 	if err := os.WriteFile(filepath.Join(dir, "seed"), []byte(s.id+"\n"), 0o600); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p.point("instance begun")
 	made, err := from.keeper.Make(ctx, &api.MakeRequest{
-		Id: i.id, Images: p.paths.ImagesDir(s.id), Overlay: overlay, Cgroup: cgroup, Netns: netns,
+		Id: i.id, Images: p.paths.ImagesDir(s.id), Overlay: overlay, Cgroup: where.cgroup, Netns: where.netns,
 		Spec: from.spec, Dir: dir, StdioKeys: from.meta.StdioKeys,
+		Shared: p.config.Restore.shares(from.meta.Info.ImageBytes), AtOnce: p.rowOf(i).Restored,
 	})
 	if err != nil {
-		return nil, nil, p.explain(errgrpc.ToNative(err))
+		return nil, p.explain(errgrpc.ToNative(err))
 	}
 	p.point("instance made")
 	made.Instance.Id, made.Instance.Seed = i.id, s.id
 	made.Instance.Keeper = p.paths.KeeperSocket(s.id)
-	return made.Instance, made.Phases, nil
+	return made, nil
 }
 
 // explain tells a full disk from other reasons for a failed restore: CRIU's own error is often another one.

@@ -1,5 +1,7 @@
 package seedpool
 
+import "github.com/sproutrun/sprout/seedpool/keeper"
+
 // Rung is one way to start a container.
 type Rung string
 
@@ -53,6 +55,12 @@ const (
 	ReasonKeyFailed     Reason = "key-failed"
 )
 
+// Why an instance was restored with memory of its own although it was to share the seed's. It is no slower than that.
+const (
+	ReasonMemoryNotReady  Reason = keeper.ReasonNotReady
+	ReasonMemoryNotShared Reason = keeper.ReasonNotShared
+)
+
 // hints are what a person can do about each reason.
 var hints = map[Reason]string{
 	ReasonNoSeed:            "bake one: sprout seed bake --image IMAGE --name NAME --ready http://:PORT/",
@@ -77,6 +85,8 @@ var hints = map[Reason]string{
 	ReasonBindFailed:        "the detail says which step could not be done",
 	ReasonCredsDiffer:       "the woken process had more rights than the spec grants and was killed; bake the seed again with the same user and capabilities",
 	ReasonDiskFull:          "free space below sproutd's state and run directories",
+	ReasonMemoryNotReady:    "nothing: the seed's memory is read once after its keeper has started, and later starts share it",
+	ReasonMemoryNotShared:   "the detail and the keeper's log say why; [restore] shared = false stops the attempts",
 	ReasonKeyFailed:         "the spec could not be read; the detail says which part",
 }
 

@@ -147,10 +147,11 @@ func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
 	if err := cgroup.Create(); err != nil {
 		return i, fmt.Errorf("make cgroup: %w", err)
 	}
-	made, _, err := p.make(ctx, s, i, overlay, cgroup.Path, "")
+	resp, err := p.make(ctx, s, i, overlay, place{cgroup: cgroup.Path})
 	if err != nil {
 		return i, err
 	}
+	made := resp.Instance
 	if !linux.Alive(int(made.Pid), made.StartTime) {
 		return i, fail(errdefs.ErrUnavailable, "make instance %s: it has ended", i.id)
 	}

@@ -125,7 +125,7 @@ func TestADamagedSeedIsMarkedBadBeforeAnyProcessReadsIt(t *testing.T) {
 			b.fill(s, 1)
 			c.do(t, s.dir)
 			who := b.container("ns", "c1")
-			_, _, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
+			_, err := p.restoreFor(t.Context(), s.id, who, b.place("c1"))
 			if reason, _ := ReasonOf(err); reason != ReasonSeedBad || !errorSays(err, c.file) {
 				t.Fatalf("restore: %v", err)
 			}

@@ -15,15 +15,15 @@ type place struct {
 
 // restoreFor makes an instance of a seed for one container: in its cgroup, its network namespace and over its own snapshot. After an error nothing of the
 // instance is left, and the container's snapshot is as it was.
-func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, where place) (*api.Instance, []*api.Phase, error) {
+func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, where place) (*api.MakeResponse, error) {
 	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer unlock()
 	s, err := p.usable(who.namespace, seedID)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	p.abandoned(ctx, who)
 	i, err := p.begin(s.id, func(row *api.InstanceRow) {
@@ -31,32 +31,32 @@ func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, wher
 		who.sign(row)
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	made, phases, err := p.restoreInto(ctx, s, i, who, where)
+	made, err := p.restoreInto(ctx, s, i, who, where)
 	if err == nil {
-		err = p.change(i, phaseClaimed, func(row *api.InstanceRow) { row.Instance = made })
+		err = p.change(i, phaseClaimed, func(row *api.InstanceRow) { row.Instance = made.Instance })
 	}
 	if err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		p.destroyOrLog(ctx, i, fateRenew)
-		return nil, nil, err
+		return nil, err
 	}
-	return made, phases, nil
+	return made, nil
 }
 
-func (p *Pool) restoreInto(ctx context.Context, s *seed, i *instance, who claimant, where place) (*api.Instance, []*api.Phase, error) {
+func (p *Pool) restoreInto(ctx context.Context, s *seed, i *instance, who claimant, where place) (*api.MakeResponse, error) {
 	overlay, err := p.rootfs.Over(ctx, s.id, who.upperdir)
 	switch {
 	case errdefs.IsNotFound(err):
-		return nil, nil, refuse(ReasonNotOurSnapshotter, err)
+		return nil, refuse(ReasonNotOurSnapshotter, err)
 	case errdefs.IsFailedPrecondition(err):
-		return nil, nil, refuse(ReasonUpperNotEmpty, err)
+		return nil, refuse(ReasonUpperNotEmpty, err)
 	case err != nil:
-		return nil, nil, err
+		return nil, err
 	}
 	p.point("snapshot over seed")
-	return p.make(ctx, s, i, overlay, where.cgroup, where.netns)
+	return p.make(ctx, s, i, overlay, where)
 }

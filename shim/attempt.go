@@ -105,6 +105,9 @@ func (a *attempt) restore(ctx context.Context) error {
 	for _, p := range got.Phases {
 		a.record.add(&api.Phase{Name: "restore." + p.Name, Nanoseconds: p.Nanoseconds})
 	}
+	if got.Unshared != nil {
+		a.record.fellBack(got.Unshared)
+	}
 	return a.own(got.Instance)
 }
 

@@ -102,6 +102,13 @@ func (r *startRecord) pass(s step) {
 	r.passLocked(s, 0)
 }
 
+// fellBack notes what was tried in vain on the way.
+func (r *startRecord) fellBack(f *api.Fallback) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.start.Fallbacks = append(r.start.Fallbacks, f)
+}
+
 func (r *startRecord) passLocked(s step, lost time.Duration) {
 	r.start.Fallbacks = append(r.start.Fallbacks, &api.Fallback{
 		Rung: string(s.rung), Reason: string(s.reason), Detail: s.detail, Nanoseconds: lost.Nanoseconds(),

@@ -4,6 +4,10 @@
 // Life of a keeper: Spawn starts `sproutd keeper` in a session and a mount namespace of its own; Main prepares the namespace for CRIU, serves the Keeper
 // service on its socket, and says so to Spawn. Make turns the seed's image into a frozen instance. Retire lets the keeper end with its last instance.
 //
+// Life of the seed's memory: the first request for an instance that shares its memory has a hot image made, once; it is there as long as the keeper, and each
+// instance's own memory beside it is served until the instance has ended. An instance that cannot share, and one that somebody waits for while the image
+// is not ready, is given memory of its own; the answer says why.
+//
 // Life of an instance here: its standard streams are named pipes in its directory, which the keeper holds open at both ends until Forget, when the
 // container's shim has opened them; its process is waited for until it ends, and its wait status is written to the directory's exit file. Everything that
 // others need is in the file system, so a keeper that is killed takes nothing with it: idle instances are found by their cgroups and ended by sproutd,

@@ -15,6 +15,7 @@ import (
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
 // Exit is the content of an instance's exit file.
@@ -30,6 +31,8 @@ type instance struct {
 	cgroup  linux.Cgroup
 	dir     string
 	pidfd   *linux.Pidfd
+	// memory is served as long as the instance lives; nil: it has memory of its own.
+	memory *restore.Memory
 	// gone is closed when the process has been waited for.
 	gone chan struct{}
 
@@ -80,7 +83,35 @@ func (i *instance) destroy(pid int) error {
 		return err
 	}
 	_, err := syscall.Wait4(pid, nil, 0, nil)
-	return err
+	return errors.Join(err, i.forsake())
+}
+
+// forsake lets go of the memory of an instance that has ended.
+func (i *instance) forsake() error {
+	if i.memory == nil {
+		return nil
+	}
+	return i.memory.Close()
+}
+
+// guard ends an instance whose memory can no longer be served: it would go on with wrong memory.
+func (i *instance) guard(ctx context.Context) {
+	if i.memory == nil {
+		return
+	}
+	select {
+	case <-i.gone:
+		return
+	case <-i.memory.Lost():
+	}
+	if !linux.Alive(int(i.message.Pid), i.message.StartTime) {
+		return
+	}
+	fields := log.Fields{"id": i.message.Id, "seed": i.message.Seed}
+	log.G(ctx).WithError(i.memory.Err()).WithFields(fields).Error("kill instance that has lost its memory")
+	if err := i.pidfd.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		log.G(ctx).WithError(err).WithFields(fields).Error("kill instance")
+	}
 }
 
 // await waits for the process, writes its status where others find it, and lets go of what was held for it.
@@ -96,7 +127,7 @@ func (i *instance) await(ctx context.Context) {
 	} else if err := i.record(status); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("write exit status")
 	}
-	if err := errors.Join(i.release(), i.pidfd.Close()); err != nil {
+	if err := errors.Join(i.forsake(), i.release(), i.pidfd.Close()); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("release instance")
 	}
 }

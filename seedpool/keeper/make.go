@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
@@ -17,28 +18,37 @@ import (
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
+// Why an instance does not share its memory although it was to: codes for the record of the start.
+const (
+	ReasonNotReady  = "memory-not-ready"
+	ReasonNotShared = "memory-not-shared"
+)
+
 // making is one instance on its way from a request to a process.
 type making struct {
 	config  Config
+	heat    *heat
 	request *api.MakeRequest
 	spec    *specs.Spec
 	options restore.Options
 	made    *instance
 	phases  []*api.Phase
+	// unshared says why the instance does not share its memory although it was to.
+	unshared *api.Fallback
 }
 
 // makeInstance restores the image of a request. After an error nothing of the instance is left but files in its directory.
-func makeInstance(ctx context.Context, c Config, r *api.MakeRequest) (*instance, []*api.Phase, error) {
-	m := &making{config: c, request: r, made: newInstance(c, r)}
+func makeInstance(ctx context.Context, c Config, h *heat, r *api.MakeRequest) (*making, error) {
+	m := &making{config: c, heat: h, request: r, made: newInstance(c, r)}
 	defer m.close()
 	err := m.prepare()
 	if err == nil {
 		err = m.restore(ctx)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, m.made.release())
+		return nil, errors.Join(err, m.made.release())
 	}
-	return m.made, m.phases, nil
+	return m, nil
 }
 
 // phase notes a step that began at from.
@@ -122,10 +132,7 @@ func (m *making) restore(ctx context.Context) (err error) {
 		return err
 	}
 	m.phase("stage", from)
-	pid, took, err := restore.Restore(ctx, m.config.CRIU, m.options)
-	for _, p := range took {
-		m.phases = append(m.phases, &api.Phase{Name: p.Name, Nanoseconds: p.Took.Nanoseconds()})
-	}
+	pid, err := m.process(ctx)
 	from = time.Now()
 	unstaged := m.options.Staged.Unstage()
 	m.phase("unstage", from)
@@ -136,6 +143,53 @@ func (m *making) restore(ctx context.Context) (err error) {
 		return errors.Join(err, m.made.destroy(pid))
 	}
 	return nil
+}
+
+// process makes the process: with shared memory if it is to have it and can, else with memory of its own.
+func (m *making) process(ctx context.Context) (pid int, err error) {
+	if m.request.Shared {
+		from := time.Now()
+		pid, err = m.sharing(ctx)
+		if err == nil || ctx.Err() != nil {
+			return pid, err
+		}
+		m.unshare(err, time.Since(from))
+	}
+	return m.restored(ctx, m.options)
+}
+
+// sharing makes a process that shares its memory.
+func (m *making) sharing(ctx context.Context) (pid int, err error) {
+	hot, err := m.heat.get(ctx, m.config.Seed, m.request.Images, m.request.AtOnce)
+	if err != nil {
+		return 0, err
+	}
+	o := m.options
+	o.Memory = hot.NewMemory()
+	if pid, err = m.restored(ctx, o); err != nil {
+		return 0, err
+	}
+	m.made.memory = o.Memory
+	return pid, nil
+}
+
+// unshare notes that the instance is to have memory of its own, and why.
+func (m *making) unshare(err error, lost time.Duration) {
+	reason := ReasonNotShared
+	if errors.Is(err, errHeating) {
+		reason = ReasonNotReady
+	}
+	m.unshared = &api.Fallback{Rung: "restore", Reason: reason, Detail: err.Error(), Nanoseconds: lost.Nanoseconds()}
+	log.L.WithError(err).WithFields(log.Fields{"id": m.request.Id, "seed": m.config.Seed, "reason": reason}).Warn("restore with memory of its own")
+}
+
+// restored runs CRIU.
+func (m *making) restored(ctx context.Context, o restore.Options) (pid int, err error) {
+	pid, took, err := restore.Restore(ctx, m.config.CRIU, o)
+	for _, p := range took {
+		m.phases = append(m.phases, &api.Phase{Name: p.Name, Nanoseconds: p.Took.Nanoseconds()})
+	}
+	return pid, err
 }
 
 // close gives back what only the making needed.

@@ -20,6 +20,7 @@ const restores = 2
 // server serves the Keeper service.
 type server struct {
 	config Config
+	heat   heat
 	// slots bounds the restores under way.
 	slots chan struct{}
 	// over is closed when the keeper has been retired and is empty.
@@ -42,7 +43,7 @@ type call struct {
 
 func newServer(c Config) *server {
 	return &server{
-		config: c, slots: make(chan struct{}, restores), over: make(chan struct{}),
+		config: c, heat: heat{made: make(chan struct{})}, slots: make(chan struct{}, restores), over: make(chan struct{}),
 		instances: make(map[string]*instance), making: make(map[string]*call),
 	}
 }
@@ -57,12 +58,13 @@ func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeRespo
 	if err := s.begin(r.Id, cancel); err != nil {
 		return nil, err
 	}
-	i, phases, err := s.make(ctx, r)
-	s.finish(r.Id, i)
+	m, err := s.make(ctx, r)
 	if err != nil {
+		s.finish(r.Id, nil)
 		return nil, fmt.Errorf("make instance %s of seed %s: %w", r.Id, s.config.Seed, err)
 	}
-	return &api.MakeResponse{Instance: i.message, Phases: phases}, nil
+	s.finish(r.Id, m.made)
+	return &api.MakeResponse{Instance: m.made.message, Phases: m.phases, Unshared: m.unshared}, nil
 }
 
 // begin notes an instance that is being made: it can be killed, and a retired keeper does not end under it.
@@ -80,14 +82,14 @@ func (s *server) begin(id string, cancel context.CancelFunc) error {
 }
 
 // make waits for its turn.
-func (s *server) make(ctx context.Context, r *api.MakeRequest) (*instance, []*api.Phase, error) {
+func (s *server) make(ctx context.Context, r *api.MakeRequest) (*making, error) {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+		return nil, ctx.Err()
 	}
-	return makeInstance(ctx, s.config, r)
+	return makeInstance(ctx, s.config, &s.heat, r)
 }
 
 // finish ends what begin has begun, with the instance or with nil.
@@ -96,6 +98,7 @@ func (s *server) finish(id string, i *instance) {
 	defer s.mu.Unlock()
 	if i != nil {
 		s.instances[id] = i
+		go i.guard(context.Background())
 		go s.await(i)
 	}
 	close(s.making[id].over)

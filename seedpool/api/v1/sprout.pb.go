@@ -439,7 +439,9 @@ type Instance struct {
 	// Where the keeper writes its exit status when the kernel cannot tell.
 	ExitFile string `protobuf:"bytes,9,opt,name=exit_file,json=exitFile,proto3" json:"exit_file,omitempty"`
 	// Socket of the keeper that is its parent.
-	Keeper        string `protobuf:"bytes,10,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	Keeper string `protobuf:"bytes,10,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	// Socket on which the shim gets a second hold on memory that is shared with other instances, before it lets it run; empty: its memory is its own.
+	Memory        string `protobuf:"bytes,11,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -540,6 +542,13 @@ func (x *Instance) GetExitFile() string {
 func (x *Instance) GetKeeper() string {
 	if x != nil {
 		return x.Keeper
+	}
+	return ""
+}
+
+func (x *Instance) GetMemory() string {
+	if x != nil {
+		return x.Memory
 	}
 	return ""
 }
@@ -684,9 +693,11 @@ func (x *RestoreRequest) GetShimPid() uint32 {
 }
 
 type RestoreResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Phases   []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	// Why its memory is its own although it was to be shared; none: it is as it was to be.
+	Unshared      *Fallback `protobuf:"bytes,3,opt,name=unshared,proto3" json:"unshared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +742,13 @@ func (x *RestoreResponse) GetInstance() *Instance {
 func (x *RestoreResponse) GetPhases() []*Phase {
 	if x != nil {
 		return x.Phases
+	}
+	return nil
+}
+
+func (x *RestoreResponse) GetUnshared() *Fallback {
+	if x != nil {
+		return x.Unshared
 	}
 	return nil
 }
@@ -2515,7 +2533,11 @@ type MakeRequest struct {
 	// A directory of the instance's own under the run directory: named pipes, CRIU's log, exit status.
 	Dir string `protobuf:"bytes,7,opt,name=dir,proto3" json:"dir,omitempty"`
 	// Keys of the seed's standard streams in the image (pipe:[inode]); empty: the stream is /dev/null.
-	StdioKeys     []string `protobuf:"bytes,8,rep,name=stdio_keys,json=stdioKeys,proto3" json:"stdio_keys,omitempty"`
+	StdioKeys []string `protobuf:"bytes,8,rep,name=stdio_keys,json=stdioKeys,proto3" json:"stdio_keys,omitempty"`
+	// Its memory is to be the seed's one copy.
+	Shared bool `protobuf:"varint,9,opt,name=shared,proto3" json:"shared,omitempty"`
+	// Somebody waits for it: rather with memory of its own than after the seed's copy has been made.
+	AtOnce        bool `protobuf:"varint,10,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2606,10 +2628,26 @@ func (x *MakeRequest) GetStdioKeys() []string {
 	return nil
 }
 
+func (x *MakeRequest) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *MakeRequest) GetAtOnce() bool {
+	if x != nil {
+		return x.AtOnce
+	}
+	return false
+}
+
 type MakeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Phases   []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	// As in RestoreResponse.
+	Unshared      *Fallback `protobuf:"bytes,3,opt,name=unshared,proto3" json:"unshared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2654,6 +2692,13 @@ func (x *MakeResponse) GetInstance() *Instance {
 func (x *MakeResponse) GetPhases() []*Phase {
 	if x != nil {
 		return x.Phases
+	}
+	return nil
+}
+
+func (x *MakeResponse) GetUnshared() *Fallback {
+	if x != nil {
+		return x.Unshared
 	}
 	return nil
 }
@@ -2753,7 +2798,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\x12\x14\n" +
 	"\x05early\x18\x06 \x01(\bR\x05early\",\n" +
 	"\x0eAdoptedRequest\x12\x1a\n" +
-	"\binstance\x18\x01 \x01(\tR\binstance\"\xf2\x01\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\x8a\x02\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -2766,7 +2811,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06stderr\x18\b \x01(\tR\x06stderr\x12\x1b\n" +
 	"\texit_file\x18\t \x01(\tR\bexitFile\x12\x16\n" +
 	"\x06keeper\x18\n" +
-	" \x01(\tR\x06keeper\"@\n" +
+	" \x01(\tR\x06keeper\x12\x16\n" +
+	"\x06memory\x18\v \x01(\tR\x06memory\"@\n" +
 	"\rClaimResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\"\xb7\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
@@ -2776,10 +2822,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x16\n" +
 	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\x12\x14\n" +
 	"\x05netns\x18\x06 \x01(\tR\x05netns\x12\x19\n" +
-	"\bshim_pid\x18\a \x01(\rR\ashimPid\"l\n" +
+	"\bshim_pid\x18\a \x01(\rR\ashimPid\"\x9d\x01\n" +
 	"\x0fRestoreResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"*\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
+	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"*\n" +
 	"\fBoundRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"D\n" +
 	"\x0eDiscardRequest\x12\x1a\n" +
@@ -2916,7 +2963,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xc2\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xf3\x01\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -2926,10 +2973,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04spec\x18\x06 \x01(\fR\x04spec\x12\x10\n" +
 	"\x03dir\x18\a \x01(\tR\x03dir\x12\x1d\n" +
 	"\n" +
-	"stdio_keys\x18\b \x03(\tR\tstdioKeys\"i\n" +
+	"stdio_keys\x18\b \x03(\tR\tstdioKeys\x12\x16\n" +
+	"\x06shared\x18\t \x01(\bR\x06shared\x12\x17\n" +
+	"\aat_once\x18\n" +
+	" \x01(\bR\x06atOnce\"\x9a\x01\n" +
 	"\fMakeResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\\\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
+	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9d\x03\n" +
@@ -3027,69 +3078,71 @@ var file_sprout_proto_depIdxs = []int32{
 	6,  // 5: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
 	6,  // 6: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
 	12, // 7: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
-	13, // 8: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
-	12, // 9: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	14, // 10: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 11: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	17, // 12: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	22, // 13: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	12, // 14: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 15: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	22, // 16: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	17, // 17: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	17, // 18: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	29, // 19: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	14, // 20: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	6,  // 21: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	12, // 22: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	6,  // 23: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 24: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 25: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 26: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	8,  // 27: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	10, // 28: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	11, // 29: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	15, // 30: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	23, // 31: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	25, // 32: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	16, // 33: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	16, // 34: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	16, // 35: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	28, // 36: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	30, // 37: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	32, // 38: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 39: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	36, // 40: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	35, // 41: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	35, // 42: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 43: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 44: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 45: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	7,  // 46: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 47: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	9,  // 48: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 49: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 50: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 51: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	24, // 52: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	26, // 53: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	17, // 54: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	27, // 55: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 56: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	29, // 57: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	31, // 58: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	33, // 59: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	34, // 60: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	37, // 61: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 62: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 63: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	38, // 64: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 65: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	45, // [45:66] is the sub-list for method output_type
-	24, // [24:45] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	13, // 8: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
+	13, // 9: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
+	12, // 10: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
+	14, // 11: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	1,  // 12: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	17, // 13: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	22, // 14: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	12, // 15: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 16: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	22, // 17: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	17, // 18: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	17, // 19: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	29, // 20: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	14, // 21: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	6,  // 22: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	12, // 23: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	13, // 24: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 25: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 26: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 27: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 28: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	8,  // 29: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	10, // 30: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	11, // 31: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	15, // 32: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	23, // 33: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	25, // 34: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	16, // 35: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	16, // 36: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	16, // 37: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	28, // 38: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	30, // 39: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	32, // 40: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 41: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	36, // 42: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	35, // 43: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	35, // 44: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 45: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 46: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 47: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	7,  // 48: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 49: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	9,  // 50: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 51: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 52: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 53: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	24, // 54: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	26, // 55: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	17, // 56: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	27, // 57: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 58: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	29, // 59: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	31, // 60: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	33, // 61: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	34, // 62: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	37, // 63: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 64: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 65: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	38, // 66: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 67: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	47, // [47:68] is the sub-list for method output_type
+	26, // [26:47] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }

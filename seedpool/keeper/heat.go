@@ -1,0 +1,56 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/sproutrun/sprout/seedpool/restore"
+)
+
+// heat is the seed's hot image, which is made once, when the first instance is to share it. It is there as long as the keeper is.
+type heat struct {
+	once sync.Once
+	// made is closed when image or err is known.
+	made  chan struct{}
+	image *restore.Hot
+	err   error
+}
+
+// errHeating means that the hot image is still being made.
+var errHeating = errors.New("the seed's memory is still being read")
+
+// get is the hot image of a seed whose images are in a directory. It does not wait for it if atOnce.
+func (h *heat) get(ctx context.Context, seed, imagesDir string, atOnce bool) (*restore.Hot, error) {
+	h.once.Do(func() { go h.make(seed, imagesDir) })
+	if atOnce {
+		select {
+		case <-h.made:
+			return h.image, h.err
+		default:
+			return nil, errHeating
+		}
+	}
+	select {
+	case <-h.made:
+		return h.image, h.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// make is not repeated when it fails: all instances of this keeper then have memory of their own.
+func (h *heat) make(seed, imagesDir string) {
+	from := time.Now()
+	h.image, h.err = restore.NewHot(imagesDir)
+	close(h.made)
+	entry := log.L.WithFields(log.Fields{"seed": seed, "ms": time.Since(from).Milliseconds()})
+	if h.err != nil {
+		entry.WithError(h.err).Warn("instances do not share their memory")
+		return
+	}
+	entry.WithField("bytes", h.image.Bytes()).Info("instances share their memory")
+}
