@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/sproutrun/sprout/seedpool/imagetest"
 )
 
 // TestMain is the process that is killed when crash_test.go asks for it.
@@ -18,7 +20,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envDir) != "" {
 		work()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := imagetest.Remove(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // bed is a store in a directory of its own.
