@@ -35,14 +35,21 @@ func clearSign(row *api.InstanceRow) {
 	row.ShimPid, row.ShimStartTime, row.ClaimedUnixNanoseconds = 0, 0, 0
 }
 
-// claim gives a ready spare of a seed to a container. The row says so before anything is done to the spare, so two callers never get the same one. A spare that
-// has died is dropped and the next one is taken. early: the answer does not wait for adopt.
+// claim gives a ready spare of a seed to a container. early: the answer does not wait for adopt.
 func (p *Pool) claim(ctx context.Context, seedID string, who claimant, early bool) (*api.Instance, error) {
+	return p.give(ctx, who, early, func() (*instance, error) { return p.takeFor(ctx, seedID, who) })
+}
+
+// give makes the container's what take takes for it.
+func (p *Pool) give(ctx context.Context, who claimant, early bool, take func() (*instance, error)) (*api.Instance, error) {
 	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
 	if err != nil {
 		return nil, err
 	}
-	i, err := p.claimLocked(ctx, seedID, who)
+	i, err := take()
+	if err == nil {
+		err = p.beginAdoption(i, who.upperdir)
+	}
 	if err != nil {
 		unlock()
 		return nil, err
@@ -64,15 +71,21 @@ func (p *Pool) claim(ctx context.Context, seedID string, who claimant, early boo
 	return p.rowOf(i).Instance, nil
 }
 
-// claimLocked is claim up to the answer. The caller holds the container's lock.
-func (p *Pool) claimLocked(ctx context.Context, seedID string, who claimant) (*instance, error) {
+// takeFor takes a ready spare of a seed for a container that it can have. The caller holds the container's lock.
+func (p *Pool) takeFor(ctx context.Context, seedID string, who claimant) (*instance, error) {
 	s, err := p.usable(who.namespace, seedID)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkUpper(ctx, who.upperdir); err != nil {
+	if _, err := p.checkUpper(ctx, who.upperdir); err != nil {
 		return nil, err
 	}
+	return p.take(ctx, s, who)
+}
+
+// take takes a ready spare of a seed. The row says so before anything is done to the spare, so two callers never get the same one. A spare that has died is dropped
+// and the next one is taken. The caller holds the container's lock.
+func (p *Pool) take(ctx context.Context, s *seed, who claimant) (*instance, error) {
 	p.abandoned(ctx, who)
 	p.starts.disturb(time.Now())
 	defer p.stir()
@@ -93,20 +106,20 @@ func (p *Pool) claimLocked(ctx context.Context, seedID string, who claimant) (*i
 		if !waitsFor(ctx) {
 			return nil, errors.Join(context.DeadlineExceeded, p.giveBack(i))
 		}
-		return i, p.beginAdoption(s, i, who.upperdir)
+		return i, nil
 	}
 }
 
-// checkUpper refuses a container whose snapshot a seed cannot lie under, before a spare is taken for it.
-func (p *Pool) checkUpper(ctx context.Context, upperdir string) error {
-	_, pristine, err := p.rootfs.Chain(ctx, upperdir)
+// checkUpper returns the image of a container, and refuses one whose snapshot a seed cannot lie under, before a spare is made its own.
+func (p *Pool) checkUpper(ctx context.Context, upperdir string) (chain string, err error) {
+	chain, pristine, err := p.rootfs.Chain(ctx, upperdir)
 	switch {
 	case errdefs.IsNotFound(err):
-		return refuse(ReasonNotOurSnapshotter, err)
+		return "", refuse(ReasonNotOurSnapshotter, err)
 	case err == nil && !pristine:
-		return refuse(ReasonUpperNotEmpty, fail(errdefs.ErrFailedPrecondition, "upper directory %s is not empty", upperdir))
+		return "", refuse(ReasonUpperNotEmpty, fail(errdefs.ErrFailedPrecondition, "upper directory %s is not empty", upperdir))
 	}
-	return err
+	return chain, err
 }
 
 func noneReady(s *seed, died int) error {
@@ -149,7 +162,7 @@ type adoption struct {
 }
 
 // beginAdoption notes that the container's snapshot may be touched from now on: whoever destroys the instance must know.
-func (p *Pool) beginAdoption(s *seed, i *instance, upperdir string) error {
+func (p *Pool) beginAdoption(i *instance, upperdir string) error {
 	err := p.rewrite(i, func(row *api.InstanceRow) { row.Upperdir = upperdir })
 	if err != nil {
 		p.tasks.Go(func() { p.destroyOrLog(p.life, i, fatePlain) })
@@ -158,7 +171,9 @@ func (p *Pool) beginAdoption(s *seed, i *instance, upperdir string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i.adoption = &adoption{done: make(chan struct{})}
-	s.claimed++
+	if s := p.seeds[i.seed]; s != nil {
+		s.claimed++
+	}
 	return nil
 }
 

@@ -14,7 +14,13 @@ func (s *service) Claim(ctx context.Context, r *api.ClaimRequest) (_ *api.ClaimR
 	if err := checkContainer(r.Namespace, r.Id); err != nil {
 		return nil, err
 	}
-	inst, err := s.pool.claim(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, r.Early)
+	who := claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}
+	var inst *api.Instance
+	if r.Reserved != "" {
+		inst, err = s.pool.complete(ctx, r.Reserved, who, r.Early)
+	} else {
+		inst, err = s.pool.claim(ctx, r.Seed, who, r.Early)
+	}
 	if err != nil {
 		return nil, err
 	}

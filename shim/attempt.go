@@ -42,18 +42,26 @@ func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.
 	if a.instance != nil && !linux.Alive(int(a.instance.Pid), a.instance.StartTime) {
 		err = &diedError{instance: a.instance.Id, err: err}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	for _, undo := range slices.Backward(a.undo) {
-		if uerr := undo(ctx); uerr != nil {
-			log.G(ctx).WithError(uerr).WithField("id", w.ask.ID).Warn("undo failed start")
-		}
-	}
+	a.fail(ctx)
 	return nil, err
 }
 
-// thaw claims a spare and moves it into the container's cgroup, which is made meanwhile. It stays frozen as it is.
+// fail undoes what the attempt has made.
+func (a *attempt) fail(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for _, undo := range slices.Backward(a.undo) {
+		if err := undo(ctx); err != nil {
+			log.G(ctx).WithError(err).WithField("id", a.ask.ID).Warn("undo failed start")
+		}
+	}
+}
+
+// thaw claims a spare and moves it into the container's cgroup, which is made meanwhile, unless that was done ahead. It stays frozen as it is.
 func (a *attempt) thaw(ctx context.Context) error {
+	if a.reserved != nil {
+		return a.goOn(ctx, a.reserved)
+	}
 	made := make(chan error, 1)
 	go func() { made <- a.makeCgroup() }()
 	inst, err := a.claim(ctx)
@@ -69,6 +77,14 @@ func (a *attempt) thaw(ctx context.Context) error {
 		return cgroupErr
 	}
 	return a.timed("move", a.moveIn)
+}
+
+// goOn makes what was begun ahead this attempt's.
+func (a *attempt) goOn(ctx context.Context, r *reservation) error {
+	err := a.timed("move", r.moved)
+	a.identity, a.verified, a.looked, a.undo = r.identity, r.verified, r.looked, r.undo
+	a.adopted = beside(func() error { return a.awaitFiles(ctx, a.instance) })
+	return err
 }
 
 // claim takes a spare from the pool. Its files become the container's while it is bound.

@@ -57,7 +57,7 @@ func newBed(t *testing.T, app string) *bed {
 	b := &bed{t: t, dir: dir, more: make(chan struct{}, 1), runc: &runc.Runc{Command: tool(t, "runc"), Root: filepath.Join(dir, "runc-spares")}}
 	b.pool = &bedPool{bed: b, app: app, spares: 1, have: make(map[string]*bedInstance)}
 	b.pool.serve()
-	b.tasks = newWokenTasks(b.publish, seedpool.ShimParams{Namespace: bedNamespace})
+	b.tasks = newWokenTasks(b.publish, seedpool.ShimParams{Namespace: bedNamespace}, nil)
 	t.Cleanup(func() {
 		if err := b.tasks.close(); err != nil {
 			t.Error(err)
@@ -390,7 +390,36 @@ func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupRe
 	return &api.LookupResponse{Seed: seed, Spares: p.spares}, p.failure("Lookup")
 }
 
+// Reserve has nothing unless a test looks ahead.
+func (p *bedPool) Reserve(_ context.Context, r *api.ReserveRequest) (*api.ReserveResponse, error) {
+	if err := p.failure("Reserve"); err != nil {
+		return nil, err
+	}
+	inst, err := p.make("")
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	return &api.ReserveResponse{Instance: inst, Seed: &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}}, nil
+}
+
+// complete answers for an instance that was reserved.
+func (p *bedPool) complete(id string) (*api.ClaimResponse, error) {
+	if err := p.failure("Complete"); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	inst := p.have[id]
+	if inst == nil {
+		return nil, errgrpc.ToGRPC(errdefs.ErrNotFound)
+	}
+	return &api.ClaimResponse{Instance: inst.Instance}, nil
+}
+
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {
+	if r.Reserved != "" {
+		return p.complete(r.Reserved)
+	}
 	if p.onClaim != nil {
 		return nil, p.onClaim()
 	}

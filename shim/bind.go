@@ -262,17 +262,19 @@ func (a *attempt) task() *wokenTask {
 	return t
 }
 
-// takeOver makes the keeper let go of the streams and sproutd of the instance. The client does not wait for it: an instance whose shim
+// takeOver makes the keeper let go of the streams and sproutd of the instance, once. The client does not wait for it: an instance whose shim
 // lives is left alone by sproutd, and one that runs is bound, whether the word came through or not.
 func (t *wokenTask) takeOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, takeOverTimeout)
-	defer cancel()
-	if err := forget(ctx, t.instance); err != nil {
-		log.G(ctx).WithError(err).WithField("id", t.id).Warn("take streams from keeper")
-	}
-	if err := bound(ctx, t.tasks.paths, t.instance); err != nil {
-		log.G(ctx).WithError(err).WithField("id", t.id).Warn("take instance from sproutd")
-	}
+	t.takenOver.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, takeOverTimeout)
+		defer cancel()
+		if err := forget(ctx, t.instance); err != nil {
+			log.G(ctx).WithError(err).WithField("id", t.id).Warn("take streams from keeper")
+		}
+		if err := bound(ctx, t.tasks.paths, t.instance); err != nil {
+			log.G(ctx).WithError(err).WithField("id", t.id).Warn("take instance from sproutd")
+		}
+	})
 }
 
 // bound makes sproutd forget the instance.

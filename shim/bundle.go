@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,21 +55,34 @@ func readBundle(dir, id string) (*bundle, error) {
 	return b, nil
 }
 
-// ahead reads a bundle while containerd still connects to the shim: the file is there before the shim is asked for.
+// ahead does what can be done for a container before its CreateTask comes, while containerd still connects to the shim: the bundle is there before the shim is asked for.
 type ahead struct {
 	dir, id string
 	done    chan struct{}
 	read    *bundle // nil: it could not be read; once done is closed
+	// reserved gets the spare that was taken, or nil, and is then closed: one CreateTask has it.
+	reserved chan *reservation
 }
 
+// readAhead begins to read the bundle of the container id.
 func readAhead(dir, id string) *ahead {
-	a := &ahead{dir: dir, id: id, done: make(chan struct{})}
+	a := &ahead{dir: dir, id: id, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
 	go func() {
 		defer close(a.done)
 		// Whoever needs it reads it again and says what is wrong.
 		a.read, _ = readBundle(dir, id)
 	}()
 	return a
+}
+
+// lookAhead begins to take a spare for the container whose bundle is read.
+func (s *wokenTasks) lookAhead(a *ahead) {
+	s.ahead = a
+	go func() {
+		defer close(a.reserved)
+		<-a.done
+		a.reserved <- s.reserve(context.Background(), a)
+	}()
 }
 
 // bundle is that of the container id: the one that was read ahead, unless it is another's or its file was written since.
@@ -82,4 +96,12 @@ func (a *ahead) bundle(dir, id string) (*bundle, error) {
 		return readBundle(dir, id)
 	}
 	return a.read, nil
+}
+
+// reservation is the spare that was taken for the container id; nil: there is none, or it has been given away.
+func (a *ahead) reservation(id string) *reservation {
+	if a == nil || a.id != id {
+		return nil
+	}
+	return <-a.reserved
 }

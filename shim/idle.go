@@ -64,6 +64,7 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
 	}
+	early := readAhead(p.Bundle, p.ID)
 	l, err := assign(p)
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
@@ -76,7 +77,7 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err := conn.Close(); err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
-	return serve(ctx, l, p)
+	return serve(ctx, l, p, early)
 }
 
 // readParams waits for the line of parameters. io.EOF: there will be none.

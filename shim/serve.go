@@ -38,11 +38,11 @@ func Serve(ctx context.Context, socket *os.File, p seedpool.ShimParams) error {
 	if err := settle(p); err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
-	return serve(ctx, l, p)
+	return serve(ctx, l, p, readAhead(p.Bundle, p.ID))
 }
 
 // serve answers requests on l until the last task is gone and containerd asks for the end, or a signal does.
-func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams) error {
+func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams, early *ahead) error {
 	ctx = log.WithLogger(ctx, log.L.WithFields(log.Fields{"runtime": Runtime, "ns": p.Namespace}))
 	// What works beside the server ends with this, not with sd's own context: containerd's OOM watcher does not know the error of that and would spin.
 	beside, cancel := context.WithCancel(namespaces.WithNamespace(ctx, p.Namespace))
@@ -55,7 +55,7 @@ func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams) error {
 		return errors.Join(fmt.Errorf("connect to containerd: %w", err), withdraw(l, p))
 	}
 	events := newEventQueue(beside, publisher)
-	server, err := newServer(beside, p, events, sd)
+	server, err := newServer(beside, p, events, sd, early)
 	if err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
@@ -75,8 +75,8 @@ func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams) error {
 	return errors.Join(err, finish(server, events, p))
 }
 
-func newServer(ctx context.Context, p seedpool.ShimParams, events *eventQueue, sd shutdown.Service) (*ttrpc.Server, error) {
-	service, err := newService(ctx, p, events, sd)
+func newServer(ctx context.Context, p seedpool.ShimParams, events *eventQueue, sd shutdown.Service, early *ahead) (*ttrpc.Server, error) {
+	service, err := newService(ctx, p, events, sd, early)
 	if err != nil {
 		return nil, err
 	}

@@ -33,12 +33,12 @@ type coldTask struct {
 }
 
 // newService returns a service without tasks. ctx has the namespace and lives as long as the shim; sd is shut down by the last Shutdown request.
-func newService(ctx context.Context, params seedpool.ShimParams, events *eventQueue, sd shutdown.Service) (*service, error) {
+func newService(ctx context.Context, params seedpool.ShimParams, events *eventQueue, sd shutdown.Service, early *ahead) (*service, error) {
 	cold, err := runctask.NewTaskService(ctx, events, sd)
 	if err != nil {
 		return nil, fmt.Errorf("begin runc task service: %w", err)
 	}
-	woken := newWokenTasks(events.add, params)
+	woken := newWokenTasks(events.add, params, early)
 	sd.RegisterCallback(func(context.Context) error { return woken.close() })
 	return &service{woken: woken, cold: cold, booted: make(map[string]*coldTask)}, nil
 }

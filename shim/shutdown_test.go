@@ -53,7 +53,7 @@ func TestShimDoesNotEndWhileAnotherTaskOfItsPodIsMadeOrDeleted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cold := &slowCold{entered: make(chan struct{}), leave: make(chan struct{})}
-			s := &service{woken: newWokenTasks(func(any) {}, seedpool.ShimParams{}), cold: cold, booted: make(map[string]*coldTask)}
+			s := &service{woken: newWokenTasks(func(any) {}, seedpool.ShimParams{}, nil), cold: cold, booted: make(map[string]*coldTask)}
 			answered := make(chan error)
 			go func() { answered <- request(s) }()
 			<-cold.entered

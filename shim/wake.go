@@ -25,7 +25,7 @@ const (
 	claimTimeout   = 2 * time.Second
 	restoreTimeout = 30 * time.Second
 	undoTimeout    = 10 * time.Second
-	// takeOverDelay leaves the cores to the start, which has most of its way through containerd still to go.
+	// takeOverDelay leaves the cores to the start, which most likely is over before.
 	takeOverDelay = 50 * time.Millisecond
 	// takeOverTimeout bounds what goes on behind the client's back.
 	takeOverTimeout = 5 * time.Second
@@ -43,6 +43,8 @@ type wake struct {
 	record  *startRecord
 	pool    api.PoolService
 	seed    *api.SeedInfo
+	// reserved is the spare that was taken ahead for this request; nil: none was.
+	reserved *reservation
 }
 
 // create tries to wake the container. It returns the answer for containerd, or none when the container must start cold: the record
@@ -56,6 +58,7 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 	defer record.spend("create")()
 	w := &wake{tasks: s, ns: ns, ask: r, record: record}
 	if err := w.read(); err != nil {
+		w.tasks.ahead.reservation(r.ID).drop(ctx)
 		// runc reads the same and says it in words that its users know.
 		record.pass(step{seedpool.RungThaw, seedpool.ReasonKeyFailed, err.Error()})
 		record.pass(step{seedpool.RungRestore, seedpool.ReasonKeyFailed, err.Error()})
@@ -121,12 +124,17 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 // lookup asks sproutd what it has for the container. Whatever goes wrong is a reason to start cold, in the answer's Reason.
 func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Client) {
 	if reason, _ := w.req.refusal(); reason != "" {
+		w.tasks.ahead.reservation(w.ask.ID).drop(ctx)
 		return nil, nil
 	}
 	if w.bundle.keyErr != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonKeyFailed)}, nil
 	}
 	defer w.record.time("lookup")()
+	if r := w.complete(ctx); r != nil {
+		w.reserved, w.seed = r, r.seed
+		return &api.LookupResponse{Seed: r.seed, Spares: 1}, r.client
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	client, err := seedpool.Dial(ctx, w.tasks.paths.APISocket())

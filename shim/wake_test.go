@@ -1,12 +1,15 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -54,9 +57,20 @@ func (b *bed) cold(r *taskAPI.CreateTaskRequest, want ...string) *startRecord {
 func (b *bed) nothingHeld() {
 	b.t.Helper()
 	for id, inst := range b.pool.have {
-		if linux.Alive(int(inst.Pid), inst.StartTime) {
+		// A cgroup is empty a moment before the process that was killed in it has ended.
+		pidfd, err := linux.OpenPidfd(int(inst.Pid))
+		if errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(b.t.Context(), time.Second)
+		if err := pidfd.Wait(ctx); err != nil && linux.Alive(int(inst.Pid), inst.StartTime) {
 			b.t.Errorf("instance %s lives", id)
 		}
+		cancel()
+		mustClose(b.t, pidfd)
 	}
 	hierarchies, err := linux.Hierarchies()
 	if err != nil {

@@ -37,16 +37,16 @@ type wokenTasks struct {
 }
 
 // newWokenTasks returns the still empty set of woken tasks of a shim.
-// publish hands one event to the shim's ordered queue; it must not block for long.
-func newWokenTasks(publish func(event any), params seedpool.ShimParams) *wokenTasks {
+// publish hands one event to the shim's ordered queue; it must not block for long. early is the bundle of the first container, if it is known.
+func newWokenTasks(publish func(event any), params seedpool.ShimParams, early *ahead) *wokenTasks {
 	s := &wokenTasks{
 		publish: publish,
 		params:  params,
 		paths:   seedpool.PathsFromEnv(),
 		tasks:   make(map[string]*wokenTask),
 	}
-	if params.Bundle != "" {
-		s.ahead = readAhead(params.Bundle, params.ID)
+	if early != nil {
+		s.lookAhead(early)
 	}
 	s.oom.tasks = s
 	return s
@@ -66,8 +66,13 @@ func (s *wokenTasks) count() int {
 	return len(s.tasks)
 }
 
-// close lets go of what the tasks share. It is called when the shim shuts down, after the last task was deleted.
-func (s *wokenTasks) close() error { return s.consoles.close() }
+// close lets go of what the tasks share, and of a spare for which no request came. It is called when the shim shuts down, after the last task was deleted.
+func (s *wokenTasks) close() error {
+	if s.ahead != nil {
+		s.ahead.reservation(s.ahead.id).drop(context.Background())
+	}
+	return s.consoles.close()
+}
 
 func (s *wokenTasks) add(t *wokenTask) {
 	s.mu.Lock()
@@ -105,6 +110,8 @@ type wokenTask struct {
 	// init makes exec'd processes the way containerd's runc shim does; nothing else of it is used.
 	init   *process.Init
 	record *startRecord
+
+	takenOver sync.Once
 
 	op sync.Mutex
 
@@ -172,6 +179,7 @@ func (t *wokenTask) watch(ctx context.Context) {
 	t.mu.Unlock()
 	// Its pid namespace dies with it, so the exec'd processes are dying too; their exits are published first.
 	t.running.Wait()
+	t.takeOver(ctx) // the keeper's ends would keep the streams from ending
 	t.streams.drain(ctx, drainBeforeExit)
 
 	t.op.Lock()

@@ -27,6 +27,7 @@ func (t *wokenTask) start(ctx context.Context, r *taskAPI.StartRequest) (*taskAP
 		return nil, errgrpc.ToGRPC(err)
 	}
 	t.record.finish(ctx, t.pid())
+	go t.takeOver(context.WithoutCancel(ctx))
 	return &taskAPI.StartResponse{Pid: t.pid()}, nil
 }
 

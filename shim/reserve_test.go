@@ -1,0 +1,187 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sproutrun/sprout/seedpool"
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// lookAhead has the shim do what it does when it was assigned the container, and waits until it is done.
+func (b *bed) lookAhead(r *taskAPI.CreateTaskRequest) {
+	b.t.Helper()
+	b.tasks.lookAhead(readAhead(r.Bundle, r.ID))
+	// The one that will be received stays where it is.
+	for reserved := range b.tasks.ahead.reserved {
+		if reserved != nil {
+			if err := reserved.moved(); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		again := make(chan *reservation, 1)
+		again <- reserved
+		close(again)
+		b.tasks.ahead.reserved = again
+		return
+	}
+}
+
+// made is the number of instances that sproutd has given, and how many of them live.
+func (b *bed) made() (made, alive int) {
+	b.pool.mu.Lock()
+	defer b.pool.mu.Unlock()
+	for _, inst := range b.pool.have {
+		if linux.Alive(int(inst.Pid), inst.StartTime) {
+			alive++
+		}
+	}
+	return b.pool.count, alive
+}
+
+func TestReservedSpareIsInItsCgroupBeforeTheRequestAndWokenByIt(t *testing.T) {
+	b := newBed(t, "echo ready; read line; echo $line; sleep 1000")
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	out := b.lines(r.Stdout)
+	b.lookAhead(r)
+	cgroup := linux.Cgroup{Path: b.cgroup("c1")}
+	pids, err := cgroup.Procs()
+	if err != nil || len(pids) == 0 {
+		t.Fatalf("processes %v, %v", pids, err)
+	}
+	if frozen, err := cgroup.Frozen(); err != nil || !frozen {
+		t.Errorf("frozen: %v, %v", frozen, err)
+	}
+	task := b.woken(r, seedpool.RungThaw)
+	if int(task.pid()) != pids[0] {
+		t.Errorf("process %d was woken, %v had been moved", task.pid(), pids)
+	}
+	if list := fallbacks(task.record); len(list) > 0 {
+		t.Errorf("fallbacks %v", list)
+	}
+	if made, _ := b.made(); made != 1 {
+		t.Errorf("%d instances were taken", made)
+	}
+	b.start(task)
+	b.writer(r.Stdin)("hello")
+	b.want(out, "hello")
+	b.kill(task, 9)
+	b.ends(task, 137)
+}
+
+func TestReservationThatIsNotForTheRequestIsDropped(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*bed, *taskAPI.CreateTaskRequest)
+		woken  bool
+		cold   []string
+	}{
+		"another image": {func(b *bed, _ *taskAPI.CreateTaskRequest) {
+			b.pool.fail = map[string]error{"Complete": refusal(b.t, seedpool.ReasonKeyDiffers)}
+		}, true, nil},
+		"another spec by now": {func(b *bed, r *taskAPI.CreateTaskRequest) {
+			b.bundle(r.ID, b.spec(b.cgroup("c1")))
+		}, true, nil},
+		"a terminal": {func(_ *bed, r *taskAPI.CreateTaskRequest) {
+			r.Terminal = true
+		}, false, []string{"thaw tty", "restore tty"}},
+		"no spec": {func(b *bed, r *taskAPI.CreateTaskRequest) {
+			if err := os.Remove(r.Bundle + "/config.json"); err != nil {
+				b.t.Fatal(err)
+			}
+		}, false, []string{"thaw key-failed", "restore key-failed"}},
+		"sproutd died": {func(b *bed, _ *taskAPI.CreateTaskRequest) {
+			if err := b.pool.listener.die(); err != nil {
+				b.t.Fatal(err)
+			}
+		}, false, []string{"thaw sproutd-down", "restore sproutd-down"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, "echo ready; sleep 1000")
+			r := b.request("c1", b.spec(b.cgroup("c1")))
+			b.lookAhead(r)
+			test.change(b, r)
+			if !test.woken {
+				b.cold(r, test.cold...)
+				return
+			}
+			task := b.woken(r, seedpool.RungThaw)
+			if made, alive := b.made(); made != 2 || alive != 1 {
+				t.Errorf("%d instances were taken, %d live", made, alive)
+			}
+			// What is given back is sproutd's to remove.
+			if err := os.RemoveAll(filepath.Join(b.dir, "instances", b.pool.discarded[0])); err != nil {
+				t.Fatal(err)
+			}
+			b.start(task)
+			b.kill(task, 9)
+			b.ends(task, 137)
+		})
+	}
+}
+
+func TestReservedSpareWithMoreRightsThanTheSpecIsKilled(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	b.pool.alter = func(s *specs.Spec) {
+		caps := append(slices.Clone(s.Process.Capabilities.Permitted), "CAP_SYS_ADMIN")
+		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+	}
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	b.lookAhead(r)
+	b.cold(r, "thaw creds-differ", "restore creds-differ")
+}
+
+func TestReservationEndsWithTheShimWhenNoRequestComes(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	b.lookAhead(r)
+	if _, alive := b.made(); alive != 1 {
+		t.Fatal("nothing was reserved")
+	}
+	if err := b.tasks.close(); err != nil {
+		t.Fatal(err)
+	}
+	b.nothingHeld()
+}
+
+func TestNothingIsReservedForWhatIsNotThawed(t *testing.T) {
+	for name, change := range map[string]func(*specs.Spec){
+		"terminal":     func(s *specs.Spec) { s.Process.Terminal = true },
+		"host network": func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:4] },
+		"systemd":      func(s *specs.Spec) { s.Linux.CgroupsPath = "system.slice:sprout:c1" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t, "echo ready; sleep 1000")
+			spec := b.spec(b.cgroup("c1"))
+			change(spec)
+			b.lookAhead(b.request("c1", spec))
+			if made, _ := b.made(); made != 0 {
+				t.Errorf("%d instances were taken", made)
+			}
+		})
+	}
+}
+
+func TestFailedReservationIsNoReasonToFallBack(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	b.pool.fail = map[string]error{"Reserve": errdefs.ErrNotFound}
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	b.lookAhead(r)
+	task := b.woken(r, seedpool.RungThaw)
+	if list := fallbacks(task.record); len(list) > 0 {
+		t.Errorf("fallbacks %v", list)
+	}
+	if r := b.tasks.ahead.reservation("c1"); r != nil {
+		r.drop(context.Background())
+		t.Error("there is a reservation")
+	}
+	b.start(task)
+	b.kill(task, 9)
+	b.ends(task, 137)
+}
