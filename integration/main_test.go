@@ -56,8 +56,14 @@ func outDir() string {
 // ownStack starts a stack for one test and closes it with it: a leak that Close finds fails the test.
 func ownStack(t *testing.T, images ...string) *stack.Stack {
 	t.Helper()
+	return configuredStack(t, "", images...)
+}
+
+// configuredStack is ownStack with lines for sproutd's configuration.
+func configuredStack(t *testing.T, config string, images ...string) *stack.Stack {
+	t.Helper()
 	ctx := t.Context()
-	s, err := stack.Start(ctx, stack.Options{Out: outDir()})
+	s, err := stack.Start(ctx, stack.Options{Out: outDir(), Config: config})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,7 +46,7 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 		err = p.count(ctx, s)
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.undoBake(ctx, id))
+		return nil, errors.Join(err, p.undoBake(ctx, o.request.Namespace, id))
 	}
 	info := s.meta.Info
 	log.G(ctx).WithFields(log.Fields{"ns": info.Namespace, "seed": info.Name, "id": id, "ms": time.Since(began).Milliseconds()}).Info("baked seed")
@@ -94,6 +94,9 @@ func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error)
 	}
 	m := p.describe(id, o, result)
 	m.Info.RootfsBytes = rootfs
+	if m.Paged, err = p.storePages(ctx, m.Info); err != nil {
+		return nil, err
+	}
 	s := p.newSeed(m)
 	if err := s.dir.seal(m, result.Spec); err != nil {
 		return nil, fmt.Errorf("store seed: %w", err)
@@ -186,11 +189,11 @@ func (p *Pool) named(s *seed) *seed {
 }
 
 // undoBake removes what a failed bake has left: each step of it may or may not have been reached.
-func (p *Pool) undoBake(ctx context.Context, id string) error {
+func (p *Pool) undoBake(ctx context.Context, namespace, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	return errors.Join(p.keepers.retire(ctx, id), p.store.setChecked(id, ""), os.RemoveAll(p.paths.SeedDir(id)),
-		p.rootfs.AbortBake(ctx, id), p.rootfs.RemoveSeed(ctx, id))
+		p.rootfs.AbortBake(ctx, id), p.rootfs.RemoveSeed(ctx, id), p.dropPages(ctx, namespace, id))
 }
 
 // upperOf is the upper directory in the options of an overlay mount.

@@ -48,6 +48,14 @@ type Config struct {
 	MetricsAddress string   `toml:"metrics_address"`
 	LogLevel       string   `toml:"log_level"`
 	Restore        Sharing  `toml:"restore"`
+	Pages          Storing  `toml:"pages"`
+}
+
+// Storing says where the memory of seeds is kept.
+type Storing struct {
+	Store bool `toml:"store"`
+	// Quota bounds the page store; 0: no bound.
+	Quota Size `toml:"quota"`
 }
 
 // Sharing says which instances share their seed's one copy of its memory.
@@ -240,7 +248,15 @@ shared = %t
 
 # Only if the seed's image is at least as large: a small one is copied sooner than shared.
 from = %q
+
+[pages]
+# Seeds that are baked from now on keep their memory in a store that compresses it and has each page once for all seeds of a namespace, and as plain files in
+# run_dir while they are in use. false: in plain files in state_dir.
+store = %t
+
+# What the store may take on disk; a bake that needs more fails. 0B: no bound.
+quota = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String())
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String())
 }

@@ -193,7 +193,7 @@ func (b *bed) whole() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if _, _, problems, err := s.dir.verify(); err != nil || len(problems) > 0 {
+	if _, _, problems, err := s.dir.verify(false); err != nil || len(problems) > 0 {
 		b.t.Fatalf("the seed is damaged: %v %v", problems, err)
 	}
 	inst, err := p.claim(context.Background(), s.id, b.container("ns", newID()), false)

@@ -3,7 +3,8 @@
 //
 // # Life of a seed
 //
-//	bake: boot, ready, warm up, dump (package bake) → layer committed → files sealed → one instance tried → row: it counts
+//	bake: boot, ready, warm up, dump (package bake) → layer committed → memory stored, if the page store is to have it → files sealed
+//	→ one instance tried → row: it counts
 //	ready ──▶ bad (a file is not as it was baked)          ready ──▶ stale (another kernel, CPU, CRIU or sprout; not kept, judged at each start)
 //	any of them ──▶ removed: row, then spares, keeper, files, layer
 //
@@ -11,6 +12,7 @@
 // cache entry: it may be dropped at any time, and goes with its image.
 //
 // Before a keeper reads a seed's files, their sha256 sums have been right once in this boot, and stat says that they were not touched since (files.go).
+// Memory in the page store (Pages) is verified then, too, and written out as plain files beside copies of the images, once in a boot (pages.go).
 //
 // # Life of an instance
 //
@@ -39,6 +41,8 @@
 //
 // Files:
 //
+//	<StateDir>/pages/             the page store (package snapshotter/pages), by seed id
+//	<RunDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
 //	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
 //	<RunDir>/instances/<id>/      named pipes 0, 1, 2; CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
@@ -47,7 +51,8 @@
 //
 // # What a crash leaves
 //
-// Seeds: files first, then the row; on removal the row first. A directory or a layer without a row is a bake or a removal that was cut, and is removed.
+// Seeds: files first, then the row; on removal the row first. A directory, a layer or memory without a row was cut, by a crash of a bake or
+// a removal, and is removed.
 // Instances: the row first, in phase making, before anything else of it exists; it is deleted last. So what has no row is nobody's, and what is found in making
 // or dying is destroyed. A spare is moved to claimed before the answer: two callers never have the same one. sproutd may be killed at any moment; keepers, spares
 // and containers go on, and the next one (recover.go) takes the spares back that are alive, frozen and kept. No container start waits for that.

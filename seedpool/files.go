@@ -158,7 +158,8 @@ func sumFile(path string) (int64, string, error) {
 }
 
 // verify reads the seed again. problems name each file that is not as it was baked, and what is wrong with it; err means that it could not be found out.
-func (d seedDir) verify() (files, bytes uint64, problems []string, err error) {
+// paged: the memory is not there, so that the images cannot be compared with it; a restore does that.
+func (d seedDir) verify(paged bool) (files, bytes uint64, problems []string, err error) {
 	want, err := d.readSums()
 	if err != nil {
 		return 0, 0, []string{fmt.Sprintf("%s: %v", fileSums, err)}, nil
@@ -183,7 +184,7 @@ func (d seedDir) verify() (files, bytes uint64, problems []string, err error) {
 			problems = append(problems, name+": not part of the seed")
 		}
 	}
-	if len(problems) == 0 {
+	if len(problems) == 0 && !paged {
 		if err := restore.Check(filepath.Join(string(d), "images")); err != nil {
 			problems = append(problems, err.Error())
 		}

@@ -17,6 +17,7 @@ import (
 // loaded is a seed that has been checked and whose keeper answers.
 type loaded struct {
 	keeper *keeperConn
+	images string
 	spec   []byte
 	meta   *api.SeedMeta
 }
@@ -33,6 +34,10 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
+	images, err := p.images(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	k, err := p.keepers.get(ctx, s.id)
 	if err != nil {
 		return nil, err
@@ -43,7 +48,7 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 		return nil, fail(errdefs.ErrNotFound, "seed %s was removed", s.meta.Info.Name)
 	}
 	s.keeperPID = k.pid
-	return &loaded{keeper: k, spec: spec, meta: s.meta}, nil
+	return &loaded{keeper: k, images: images, spec: spec, meta: s.meta}, nil
 }
 
 // check compares the seed's files with what is known of them. The caller holds s.load.
@@ -62,7 +67,7 @@ func (p *Pool) check(ctx context.Context, s *seed) error {
 	if identity == known {
 		return nil
 	}
-	_, _, problems, err := s.dir.verify()
+	_, _, problems, err := p.verify(ctx, s)
 	if err != nil {
 		return fmt.Errorf("check seed: %w", err)
 	}

@@ -73,6 +73,14 @@ func (p Paths) StartRecord(namespace, id string) string {
 	return filepath.Join(p.StartsDir(), namespace, id+".json")
 }
 
+// HotImagesDir holds the images of seeds whose memory is in the page store, as plain files, by seed; what an earlier boot has left is not used.
+func (p Paths) HotImagesDir(bootID string) string {
+	return filepath.Join(p.RunDir, "images-"+bootID)
+}
+
+// PagesDir is the page store.
+func (p Paths) PagesDir() string { return filepath.Join(p.StateDir, "pages") }
+
 // Database is the index of seeds, pools and instances.
 func (p Paths) Database() string { return filepath.Join(p.StateDir, "sprout.db") }
 

@@ -27,6 +27,8 @@ type Pool struct {
 	config  Config
 	paths   Paths
 	rootfs  Rootfs
+	pages   Pages
+	boot    string
 	criu    restore.CRIU
 	store   *store
 	keepers *keepers
@@ -65,6 +67,8 @@ type seed struct {
 	id        string
 	namespace string
 	dir       seedDir
+	// paged: its memory is in the page store.
+	paged bool
 
 	// load is held while the files are checked and the keeper is started.
 	load sync.Mutex
@@ -103,8 +107,9 @@ func (i *instance) phase() phase { return phase(i.row.Phase) }
 
 // Open reads the index, makes the directories and begins to recover: see the package comment. It waits for no disk but the index and for no process. The
 // caller has seen to it that no other sproutd uses these directories.
-func Open(ctx context.Context, c Config, rootfs Rootfs) (*Pool, error) {
+func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages) (*Pool, error) {
 	p := newPool(c, rootfs)
+	p.pages = pages
 	p.keepers.spawn = p.spawnKeeper
 	return p, p.open(ctx)
 }
@@ -138,11 +143,11 @@ func (p *Pool) open(ctx context.Context) error {
 			return fmt.Errorf("open pool: %w", err)
 		}
 	}
-	boot, err := bootID()
-	if err != nil {
+	var err error
+	if p.boot, err = bootID(); err != nil {
 		return err
 	}
-	if p.store, err = openStore(p.paths, boot); err != nil {
+	if p.store, err = openStore(p.paths, p.boot); err != nil {
 		return err
 	}
 	if p.host == nil {
@@ -192,7 +197,7 @@ func (p *Pool) loadRows() error {
 }
 
 func (p *Pool) newSeed(m *api.SeedMeta) *seed {
-	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), meta: m}
+	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), paged: m.Paged, meta: m}
 }
 
 // judge says of a ready seed whether this machine can wake it. That is not kept: it may be true again after the next boot.

@@ -39,6 +39,7 @@ func (p *Pool) recover(ctx context.Context) {
 		{"remove instance directories", p.recoverInstanceDirs},
 		{"remove seed directories", p.recoverSeedDirs},
 		{"remove snapshots", p.recoverSnapshots},
+		{"remove pages", p.recoverPages},
 	} {
 		if ctx.Err() != nil {
 			return

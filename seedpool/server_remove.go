@@ -62,7 +62,8 @@ func (p *Pool) retire(ctx context.Context, s *seed) error {
 	// After this no keeper is started for it any more: load looks at retired under the same lock.
 	s.load.Lock()
 	defer s.load.Unlock()
-	errs = append(errs, p.keepers.retire(ctx, s.id), p.store.setChecked(s.id, ""), os.RemoveAll(string(s.dir)), p.rootfs.RemoveSeed(ctx, s.id))
+	errs = append(errs, p.keepers.retire(ctx, s.id), p.store.setChecked(s.id, ""), os.RemoveAll(string(s.dir)), p.rootfs.RemoveSeed(ctx, s.id),
+		p.dropPages(ctx, s.namespace, s.id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove what seed %s had: %w", s.id, err)
 	}

@@ -41,13 +41,19 @@ func (s *seed) infoLocked() *api.SeedInfo {
 }
 
 // InspectSeed implements api.SeedsService.
-func (s *service) InspectSeed(_ context.Context, r *api.SeedRef) (_ *api.SeedInfo, err error) {
+func (s *service) InspectSeed(ctx context.Context, r *api.SeedRef) (_ *api.SeedInfo, err error) {
 	defer func() { err = toGRPC("inspect seed", err) }()
 	one, err := s.pool.find(r.Namespace, r.Name)
 	if err != nil {
 		return nil, err
 	}
+	usage, err := s.pool.pagesOf(ctx, one)
+	if err != nil {
+		return nil, err
+	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	return one.infoLocked(), nil
+	info := one.infoLocked()
+	info.Pages = usage
+	return info, nil
 }

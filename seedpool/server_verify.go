@@ -15,7 +15,7 @@ func (s *service) VerifySeed(ctx context.Context, r *api.SeedRef) (_ *api.Verify
 	}
 	one.load.Lock()
 	defer one.load.Unlock()
-	files, bytes, problems, err := one.dir.verify()
+	files, bytes, problems, err := s.pool.verify(ctx, one)
 	if err != nil {
 		return nil, err
 	}

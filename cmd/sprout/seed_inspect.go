@@ -53,6 +53,7 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"phase", phase},
 		{"created", time.Unix(0, s.CreatedUnixNanoseconds).Format(time.RFC3339)},
 		{"memory image", bytesText(s.ImageBytes)},
+		{"pages on disk", pagesText(s.Pages)},
 		{"rootfs layer", bytesText(s.RootfsBytes)},
 		{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
 		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
@@ -63,6 +64,15 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"key mounts", names(s.Key.GetMounts())},
 	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
+}
+
+// pagesText says what a seed's memory takes in the page store.
+func pagesText(u *api.PagesUsage) string {
+	if u == nil {
+		return "in plain files"
+	}
+	return fmt.Sprintf("%d: %d unique in %s, %d shared with other seeds in %s, %d of zeros",
+		u.Pages, u.Unique, bytesText(u.UniqueBytes), u.Shared, bytesText(u.SharedBytes), u.Zeros)
 }
 
 func names(m map[string]string) string {

@@ -12,6 +12,7 @@ import (
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -20,6 +21,7 @@ import (
 	"github.com/sproutrun/sprout/seedpool"
 	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/snapshotter"
+	"github.com/sproutrun/sprout/snapshotter/pages"
 )
 
 // stopTimeout bounds how long starts that are under way may keep a sproutd that was asked to end.
@@ -38,7 +40,7 @@ func serve(ctx context.Context, c seedpool.Config) (err error) {
 	defer lock.Close()
 	d := &parts{failed: make(chan error, 1)}
 	// In the order of their start; they end in the other one.
-	for _, part := range []func(context.Context, seedpool.Config) error{d.startSnapshotter, d.startPool, d.startMetrics, d.startShims} {
+	for _, part := range []func(context.Context, seedpool.Config) error{d.startSnapshotter, d.startPages, d.startPool, d.startMetrics, d.startShims} {
 		if err := part(ctx, c); err != nil {
 			return errors.Join(err, d.stop())
 		}
@@ -63,10 +65,12 @@ func notify(ctx context.Context, state string) {
 // parts are what a daemon consists of. stops are run from the last to the first.
 type parts struct {
 	snapshotter *snapshotter.Snapshotter
-	pool        *seedpool.Pool
-	stops       []func(context.Context) error
-	servers     sync.WaitGroup
-	moves       linux.MovePrimer
+	// pages is nil when no seed has ever had pages in it.
+	pages   *pages.Store
+	pool    *seedpool.Pool
+	stops   []func(context.Context) error
+	servers sync.WaitGroup
+	moves   linux.MovePrimer
 	// failed gets the error of a server that ended by itself.
 	failed chan error
 }
@@ -107,9 +111,36 @@ func (d *parts) startSnapshotter(_ context.Context, c seedpool.Config) (err erro
 	return nil
 }
 
+// startPages opens the page store, if seeds are to have their memory there, or some may have. One whose index is damaged is set aside, and its seeds have to be
+// baked again: containers start all the same.
+func (d *parts) startPages(ctx context.Context, c seedpool.Config) (err error) {
+	dir, options := c.Paths().PagesDir(), pages.Options{Quota: uint64(c.Pages.Quota)}
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) && !c.Pages.Store {
+		return nil
+	}
+	d.pages, err = pages.Open(dir, options)
+	if errdefs.IsDataLoss(err) {
+		log.G(ctx).WithError(err).Error("set page store aside")
+		aside := dir + ".damaged"
+		if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
+			return err
+		}
+		d.pages, err = pages.Open(dir, options)
+	}
+	if err != nil {
+		return err
+	}
+	d.onStop(func(context.Context) error { return d.pages.Close() })
+	return nil
+}
+
 // startPool opens the pool and serves its API, and the snapshotter, which from then on may tell the pool of images that go.
 func (d *parts) startPool(ctx context.Context, c seedpool.Config) (err error) {
-	if d.pool, err = seedpool.Open(ctx, c, d.snapshotter); err != nil {
+	var store seedpool.Pages
+	if d.pages != nil {
+		store = pages.Seeds{Store: d.pages}
+	}
+	if d.pool, err = seedpool.Open(ctx, c, d.snapshotter, store); err != nil {
 		return err
 	}
 	d.onStop(func(context.Context) error { return d.pool.Close() })

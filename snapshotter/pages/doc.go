@@ -1,11 +1,13 @@
 // Package pages keeps the memory of images on disk: a store of pages of 4096 bytes, each once, whatever number of images have it.
 //
-// An image (ID) is a list of files, a file a list of pages. A page is known by its Hash, which is over the tenant's name, too: images of one tenant share pages,
-// those of two never do. A page of zeros is not stored. Pages are compressed some at a time, as a frame; frames lie in packs, which never change.
+// An image (ID) is a list of files, a file a list of pages. A page is known by its Hash, which is over the tenant's name, too: images of one tenant share
+// pages, those of two never do. A page of zeros is not stored. Pages are compressed some at a time, as a frame; frames lie in packs, which never change.
 //
 // # Life of a page
 //
-//	Put: new ──▶ in a frame of a new pack; known, and its frame is whole ──▶ one reference more; known and damaged ──▶ stored again, for the old images too
+//	Put: new ──▶ in a frame of a new pack
+//	     known, and its frame is whole ──▶ one reference more
+//	     known and damaged ──▶ stored again, for the old images too
 //	Remove: one reference less; none left ──▶ no row. A pack without rows goes at once
 //	Collect: the pages of packs that are mostly without rows ──▶ written into a new pack; the old one goes
 //
@@ -33,8 +35,8 @@
 //
 // # Damage
 //
-// A frame has a checksum over all of it and the hashes of its pages: a bit that flipped in it, or in a row that leads to it, is found before a byte is given out.
-// So is one in a manifest, whose sum is in its row. The error is a *DamageError, which is errdefs.ErrDataLoss. Put the image again, after Remove: that
+// A frame has a checksum over all of it and the hashes of its pages: a bit that flipped in it, or in a row that leads to it, is found before a byte is given
+// out. So is one in a manifest, whose sum is in its row. The error is a *DamageError, which is errdefs.ErrDataLoss. Put the image again, after Remove: that
 // stores damaged pages anew. Verify looks before somebody else has to.
 //
 // # Locks

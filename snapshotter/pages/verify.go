@@ -121,7 +121,8 @@ func (s *Store) verifyPacks(tx *bolt.Tx, problems *[]error) error {
 		rows[packName(n)] = true
 		info, err := os.Stat(s.path(packName(n)))
 		if err != nil || uint64(info.Size()) != r.bytes || live[n] != r.live {
-			*problems = append(*problems, &DamageError{File: packName(n), Err: fmt.Errorf("%w: want %d bytes and %d live pages, have %d pages (%v)", errDamaged, r.bytes, r.live, live[n], err)})
+			why := fmt.Errorf("%w: want %d bytes and %d live pages, have %d pages (%v)", errDamaged, r.bytes, r.live, live[n], err)
+			*problems = append(*problems, &DamageError{File: packName(n), Err: why})
 		}
 		return nil
 	})

@@ -1330,8 +1330,10 @@ type SeedInfo struct {
 	LateMounts             []string `protobuf:"bytes,15,rep,name=late_mounts,json=lateMounts,proto3" json:"late_mounts,omitempty"`
 	SparesWant             uint32   `protobuf:"varint,16,opt,name=spares_want,json=sparesWant,proto3" json:"spares_want,omitempty"`
 	SparesReady            uint32   `protobuf:"varint,17,opt,name=spares_ready,json=sparesReady,proto3" json:"spares_ready,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Of its memory in the page store; none: it is in plain files. Told by InspectSeed only.
+	Pages         *PagesUsage `protobuf:"bytes,18,opt,name=pages,proto3" json:"pages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SeedInfo) Reset() {
@@ -1483,6 +1485,100 @@ func (x *SeedInfo) GetSparesReady() uint32 {
 	return 0
 }
 
+func (x *SeedInfo) GetPages() *PagesUsage {
+	if x != nil {
+		return x.Pages
+	}
+	return nil
+}
+
+// PagesUsage is what a seed's memory takes in the page store. Bytes are those on disk, compressed.
+type PagesUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All, and those of zeros, which take nothing.
+	Pages uint64 `protobuf:"varint,1,opt,name=pages,proto3" json:"pages,omitempty"`
+	Zeros uint64 `protobuf:"varint,2,opt,name=zeros,proto3" json:"zeros,omitempty"`
+	// Different ones that no other seed has, and those that another has, too.
+	Unique        uint64 `protobuf:"varint,3,opt,name=unique,proto3" json:"unique,omitempty"`
+	Shared        uint64 `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
+	UniqueBytes   uint64 `protobuf:"varint,5,opt,name=unique_bytes,json=uniqueBytes,proto3" json:"unique_bytes,omitempty"`
+	SharedBytes   uint64 `protobuf:"varint,6,opt,name=shared_bytes,json=sharedBytes,proto3" json:"shared_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PagesUsage) Reset() {
+	*x = PagesUsage{}
+	mi := &file_sprout_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PagesUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PagesUsage) ProtoMessage() {}
+
+func (x *PagesUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
+func (*PagesUsage) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PagesUsage) GetPages() uint64 {
+	if x != nil {
+		return x.Pages
+	}
+	return 0
+}
+
+func (x *PagesUsage) GetZeros() uint64 {
+	if x != nil {
+		return x.Zeros
+	}
+	return 0
+}
+
+func (x *PagesUsage) GetUnique() uint64 {
+	if x != nil {
+		return x.Unique
+	}
+	return 0
+}
+
+func (x *PagesUsage) GetShared() uint64 {
+	if x != nil {
+		return x.Shared
+	}
+	return 0
+}
+
+func (x *PagesUsage) GetUniqueBytes() uint64 {
+	if x != nil {
+		return x.UniqueBytes
+	}
+	return 0
+}
+
+func (x *PagesUsage) GetSharedBytes() uint64 {
+	if x != nil {
+		return x.SharedBytes
+	}
+	return 0
+}
+
 // SeedMeta is all that is kept of a seed beside its images: its row in the index, and meta.json in its directory.
 type SeedMeta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1494,14 +1590,16 @@ type SeedMeta struct {
 	StdioKeys []string   `protobuf:"bytes,3,rep,name=stdio_keys,json=stdioKeys,proto3" json:"stdio_keys,omitempty"`
 	Ready     *Readiness `protobuf:"bytes,4,opt,name=ready,proto3" json:"ready,omitempty"`
 	// The steps of the bake and how long they took.
-	Phases        []*Phase `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
+	Phases []*Phase `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
+	// Its memory is in the page store, not in its directory.
+	Paged         bool `protobuf:"varint,6,opt,name=paged,proto3" json:"paged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1611,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1624,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1564,6 +1662,13 @@ func (x *SeedMeta) GetPhases() []*Phase {
 	return nil
 }
 
+func (x *SeedMeta) GetPaged() bool {
+	if x != nil {
+		return x.Paged
+	}
+	return false
+}
+
 // PoolRow is what is kept of a pool, by seed.
 type PoolRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1574,7 +1679,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1691,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1704,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1633,7 +1738,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1750,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1763,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -1741,7 +1846,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1858,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1871,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1789,7 +1894,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1906,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1919,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1859,7 +1964,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1976,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1989,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -1971,7 +2076,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2088,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2101,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2044,7 +2149,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2161,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2174,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -2088,7 +2193,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2205,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2218,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -2134,7 +2239,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2251,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2264,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2194,7 +2299,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2311,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2324,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2261,7 +2366,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2378,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2391,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2368,7 +2473,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2485,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2498,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2412,7 +2517,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2529,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2542,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2458,7 +2563,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2575,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2588,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2509,7 +2614,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2626,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2639,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2555,7 +2660,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2672,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2685,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2613,7 +2718,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2730,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2743,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2674,7 +2779,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2791,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2804,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2784,7 +2889,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +2901,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +2914,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2844,7 +2949,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2961,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2974,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2993,7 +3098,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xfc\x03\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xa9\x04\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3015,14 +3120,24 @@ const file_sprout_proto_rawDesc = "" +
 	"lateMounts\x12\x1f\n" +
 	"\vspares_want\x18\x10 \x01(\rR\n" +
 	"sparesWant\x12!\n" +
-	"\fspares_ready\x18\x11 \x01(\rR\vsparesReady\"\xc3\x01\n" +
+	"\fspares_ready\x18\x11 \x01(\rR\vsparesReady\x12+\n" +
+	"\x05pages\x18\x12 \x01(\v2\x15.sprout.v1.PagesUsageR\x05pages\"\xae\x01\n" +
+	"\n" +
+	"PagesUsage\x12\x14\n" +
+	"\x05pages\x18\x01 \x01(\x04R\x05pages\x12\x14\n" +
+	"\x05zeros\x18\x02 \x01(\x04R\x05zeros\x12\x16\n" +
+	"\x06unique\x18\x03 \x01(\x04R\x06unique\x12\x16\n" +
+	"\x06shared\x18\x04 \x01(\x04R\x06shared\x12!\n" +
+	"\funique_bytes\x18\x05 \x01(\x04R\vuniqueBytes\x12!\n" +
+	"\fshared_bytes\x18\x06 \x01(\x04R\vsharedBytes\"\xd9\x01\n" +
 	"\bSeedMeta\x12'\n" +
 	"\x04info\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04info\x12\x19\n" +
 	"\bchain_id\x18\x02 \x01(\tR\achainId\x12\x1d\n" +
 	"\n" +
 	"stdio_keys\x18\x03 \x03(\tR\tstdioKeys\x12*\n" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
-	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\x1d\n" +
+	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
+	"\x05paged\x18\x06 \x01(\bR\x05paged\"\x1d\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\"\xdf\x02\n" +
 	"\vInstanceRow\x12/\n" +
@@ -3164,7 +3279,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3186,35 +3301,36 @@ var file_sprout_proto_goTypes = []any{
 	(*ReportRequest)(nil),         // 17: sprout.v1.ReportRequest
 	(*SeedRef)(nil),               // 18: sprout.v1.SeedRef
 	(*SeedInfo)(nil),              // 19: sprout.v1.SeedInfo
-	(*SeedMeta)(nil),              // 20: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 21: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 22: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 23: sprout.v1.Refusal
-	(*Readiness)(nil),             // 24: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 25: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 26: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 27: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 28: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 29: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 30: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 31: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 32: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 33: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 34: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 35: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 36: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 37: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 38: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 39: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 40: sprout.v1.ListInstancesResponse
-	nil,                           // 41: sprout.v1.Key.PartsEntry
-	nil,                           // 42: sprout.v1.Key.EnvEntry
-	nil,                           // 43: sprout.v1.Key.MountsEntry
+	(*PagesUsage)(nil),            // 20: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 21: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 22: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 23: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 24: sprout.v1.Refusal
+	(*Readiness)(nil),             // 25: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 26: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 27: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 28: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 29: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 30: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 31: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 32: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 33: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 37: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 38: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 39: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 40: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 41: sprout.v1.ListInstancesResponse
+	nil,                           // 42: sprout.v1.Key.PartsEntry
+	nil,                           // 43: sprout.v1.Key.EnvEntry
+	nil,                           // 44: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	41, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	42, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	43, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	42, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	43, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	44, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	19, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ReserveRequest.key:type_name -> sprout.v1.Key
@@ -3228,68 +3344,69 @@ var file_sprout_proto_depIdxs = []int32{
 	14, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
 	16, // 14: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 15: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	19, // 16: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	24, // 17: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	14, // 18: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	8,  // 19: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	24, // 20: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	19, // 21: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	19, // 22: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	31, // 23: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	16, // 24: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	8,  // 25: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	14, // 26: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	15, // 27: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	8,  // 28: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 29: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 30: sprout.v1.Pool.Reserve:input_type -> sprout.v1.ReserveRequest
-	6,  // 31: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	7,  // 32: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	10, // 33: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	12, // 34: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	13, // 35: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	17, // 36: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	25, // 37: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	27, // 38: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	18, // 39: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	18, // 40: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	18, // 41: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	30, // 42: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	32, // 43: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	34, // 44: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 45: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	38, // 46: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	37, // 47: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	37, // 48: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 49: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 50: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 51: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	5,  // 52: sprout.v1.Pool.Reserve:output_type -> sprout.v1.ReserveResponse
-	9,  // 53: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 54: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	11, // 55: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 56: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 57: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 58: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	26, // 59: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	28, // 60: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	19, // 61: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	29, // 62: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 63: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	31, // 64: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	33, // 65: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	35, // 66: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	36, // 67: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	39, // 68: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 69: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 70: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	40, // 71: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 72: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	51, // [51:73] is the sub-list for method output_type
-	29, // [29:51] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	19, // 17: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	25, // 18: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	14, // 19: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	8,  // 20: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	25, // 21: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	19, // 22: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	19, // 23: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	32, // 24: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	16, // 25: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	8,  // 26: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	14, // 27: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	15, // 28: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	8,  // 29: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 30: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 31: sprout.v1.Pool.Reserve:input_type -> sprout.v1.ReserveRequest
+	6,  // 32: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	7,  // 33: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	10, // 34: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	12, // 35: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	13, // 36: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	17, // 37: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	26, // 38: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	28, // 39: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	18, // 40: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	18, // 41: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	18, // 42: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	31, // 43: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	33, // 44: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	35, // 45: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 46: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	39, // 47: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	38, // 48: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	38, // 49: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 50: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 51: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 52: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	5,  // 53: sprout.v1.Pool.Reserve:output_type -> sprout.v1.ReserveResponse
+	9,  // 54: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 55: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	11, // 56: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 57: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 58: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 59: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	27, // 60: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	29, // 61: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	19, // 62: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	30, // 63: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 64: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	32, // 65: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	34, // 66: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	36, // 67: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	37, // 68: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	40, // 69: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 70: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 71: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	41, // 72: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 73: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	52, // [52:74] is the sub-list for method output_type
+	30, // [30:52] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3303,7 +3420,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sproutrun/sprout/integration/stack"
+)
+
+// stateFiles are files below sproutd's state directory, and their size together.
+func stateFiles(t *testing.T, s *stack.Stack, pattern string) (names []string, bytes int64) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(s.Dir, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytes += info.Size()
+	}
+	return names, bytes
+}
+
+func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
+	s := configuredStack(t, "[pages]\nstore = true", "python-demo")
+	seed := bakedPython(t, s)
+	if plain, _ := stateFiles(t, s, "lib/seeds/*/images/pages-*.img"); len(plain) > 0 {
+		t.Errorf("the seed's memory is in %v, too", plain)
+	}
+	_, hot := stateFiles(t, s, "run/images-*/*/pages-*.img")
+	packs, stored := stateFiles(t, s, "lib/pages/packs/*.pack")
+	if stored == 0 || stored > hot/3 {
+		t.Errorf("%d bytes of memory take %d on disk", hot, stored)
+	}
+	t.Logf("%d bytes of memory take %d on disk", hot, stored)
+	for _, rung := range wokenRungs {
+		setPool(t, s, seed, rung.spares)
+		id := "paged-" + rung.name
+		run(t, s, id, "python-demo")
+		get(t, s, id, "/")
+		wantRung(t, s, id, rung.name)
+		remove(t, s, id)
+	}
+	for _, c := range []struct{ verb, says string }{{"inspect", "unique"}, {"verify", "0 problems"}} {
+		if out, err := s.Sprout(t.Context(), "seed", c.verb, seed); err != nil || !strings.Contains(out, c.says) {
+			t.Errorf("%s: %v: %s", c.verb, err, out)
+		}
+	}
+
+	// sproutd is killed, and what it had written out is gone, as after a reboot.
+	kill(t, s.SproutdPID())
+	s.WaitSproutd()
+	if err := os.RemoveAll(filepath.Dir(filepath.Dir(only(t, s, "run/images-*/*/pages-*.img")))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StartSproutd(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s, "paged-again", "python-demo")
+	get(t, s, "paged-again", "/")
+	wantRung(t, s, "paged-again", "restore")
+
+	// A bit flips on the disk.
+	flip(t, packs[0])
+	out, err := s.Sprout(t.Context(), "seed", "verify", seed)
+	if err == nil || !strings.Contains(out, filepath.Base(packs[0])) || !strings.Contains(out, "pages-1.img") {
+		t.Errorf("verify: %v: %s", err, out)
+	}
+	run(t, s, "paged-cold", "python-demo")
+	get(t, s, "paged-cold", "/")
+	wantRung(t, s, "paged-cold", "cold")
+
+	// Baked again, it stores anew what is damaged.
+	if _, err := s.Sprout(t.Context(), "seed", "bake", "--name", seed, "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s, "paged-anew", "python-demo")
+	get(t, s, "paged-anew", "/")
+	wantRung(t, s, "paged-anew", "restore")
+	if _, err := s.Sprout(t.Context(), "seed", "rm", seed); err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"lib/pages/packs/*", "lib/pages/manifests/*", "run/images-*/*"} {
+		if left, _ := stateFiles(t, s, pattern); len(left) > 0 {
+			t.Errorf("left of a removed seed: %v", left)
+		}
+	}
+}
+
+// only is the one file of a stack that a pattern finds.
+func only(t *testing.T, s *stack.Stack, pattern string) string {
+	t.Helper()
+	names, _ := stateFiles(t, s, pattern)
+	if len(names) != 1 {
+		t.Fatalf("%d files %s, want one", len(names), pattern)
+	}
+	return names[0]
+}
+
+// flip changes a bit in the middle of a file.
+func flip(t *testing.T, name string) {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
