@@ -24,6 +24,7 @@ import (
 	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
 // identity is what makes an instance this container and no other.
@@ -34,6 +35,8 @@ type identity struct {
 	limits   cgroups.Manager
 	cgroup   linux.Cgroup
 	streams  *streams
+	// memory is held when it is shared with other instances; nil: it is the instance's own.
+	memory *restore.Holder
 }
 
 // bind gives the frozen instance the identity of the container, one named and timed step after the other. The instance runs nothing
@@ -57,6 +60,7 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"oom", a.setOOMScore},
 		{"sysctl", a.setNetSysctls},
 		{"mounts", a.addLateMounts},
+		{"memory", a.holdMemory},
 		{"verify", func(context.Context) error { return a.verifiedAll() }},
 		{"state", func(context.Context) error { return written() }},
 		{"files", a.files},
@@ -253,7 +257,7 @@ func (a *attempt) task() *wokenTask {
 	init.IoUID, init.IoGID = int(a.options.IoUid), int(a.options.IoGid)
 	t := &wokenTask{
 		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
-		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams,
+		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams, memory: a.memory,
 		runtime: runtime, init: init, record: a.record,
 		phase: phaseCreated, execs: make(map[string]*execTask),
 		watched: make(chan struct{}), exited: make(chan struct{}),

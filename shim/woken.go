@@ -19,6 +19,7 @@ import (
 	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
 // wokenTasks are the tasks of this shim that were woken: bound to an instance instead of booted by runc.
@@ -106,6 +107,7 @@ type wokenTask struct {
 	cgroup   linux.Cgroup
 	limits   cgroups.Manager
 	streams  *streams
+	memory   *restore.Holder
 	runtime  *runc.Runc
 	// init makes exec'd processes the way containerd's runc shim does; nothing else of it is used.
 	init   *process.Init
@@ -173,7 +175,10 @@ func (t *wokenTask) watch(ctx context.Context) {
 		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
 	}
 	close(t.watched)
+	over := make(chan struct{})
+	go t.guardMemory(ctx, over)
 	exit := waitForExit(ctx, t.pidfd, t.instance.ExitFile)
+	close(over)
 	t.mu.Lock()
 	t.gone = true
 	t.mu.Unlock()

@@ -166,10 +166,14 @@ func (m *making) sharing(ctx context.Context) (pid int, err error) {
 	}
 	o := m.options
 	o.Memory = hot.NewMemory()
+	door := filepath.Join(m.request.Dir, "memory")
+	if err := o.Memory.Offer(door); err != nil {
+		return 0, errors.Join(err, o.Memory.Close())
+	}
 	if pid, err = m.restored(ctx, o); err != nil {
 		return 0, err
 	}
-	m.made.memory = o.Memory
+	m.made.memory, m.made.message.Memory = o.Memory, door
 	return pid, nil
 }
 

@@ -163,6 +163,29 @@ func (c Cgroup) Procs() ([]int, error) {
 	return pids, nil
 }
 
+// ProcsBelow lists the processes of the cgroup and of those below it in the v2 hierarchy. Cgroups that come and go meanwhile may be missed.
+func (c Cgroup) ProcsBelow() (pids []int, err error) {
+	root, err := c.unified("")
+	if err != nil {
+		return nil, err
+	}
+	err = filepath.WalkDir(root, func(dir string, entry fs.DirEntry, err error) error {
+		if isGone(err) || err == nil && !entry.IsDir() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		procs, err := readProcs(dir)
+		pids = append(pids, procs...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list processes below cgroup %s: %w", c.Path, err)
+	}
+	return pids, nil
+}
+
 func readProcs(dir string) ([]int, error) {
 	file := filepath.Join(dir, "cgroup.procs")
 	data, err := os.ReadFile(file)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"time"
@@ -54,6 +53,21 @@ const (
 
 // AdoptUserfaultfd takes over a descriptor that another process has made, non-blocking, and sent.
 func AdoptUserfaultfd(f *os.File) *Userfaultfd { return &Userfaultfd{f} }
+
+// HeldUserfaultfd is a duplicate that only keeps faults waiting for an answer, also when nobody else has one any more. Its holder is told of none and costs those
+// who answer nothing.
+type HeldUserfaultfd struct{ fd int }
+
+// Close lets go of it.
+func (h HeldUserfaultfd) Close() error { return os.NewSyscallError("close", unix.Close(h.fd)) }
+
+// Alive says whether there still is the address space.
+func (h HeldUserfaultfd) Alive() bool { return alive(uintptr(h.fd)) }
+
+// Serve makes of it one that is told of events; it is not to be used any more.
+func (h HeldUserfaultfd) Serve() *Userfaultfd {
+	return AdoptUserfaultfd(os.NewFile(uintptr(h.fd), "userfaultfd"))
+}
 
 // Close lets go of it. Events that wait stay for those who have a duplicate.
 func (u *Userfaultfd) Close() error { return u.file.Close() }
@@ -143,11 +157,15 @@ func (u *Userfaultfd) wake(start, length uint64) error {
 
 // Alive says whether there still is the address space.
 func (u *Userfaultfd) Alive() bool {
+	there := false
+	err := u.control(func(fd uintptr) error { there = alive(fd); return nil })
+	return err == nil && there
+}
+
+func alive(fd uintptr) bool {
 	// The highest page is never mapped: whoever is alive says so.
-	return !errors.Is(u.control(func(fd uintptr) error {
-		_, err := fill(fd, uffdioZeropage, highestPage-pageSize, pageSize, 0)
-		return err
-	}), unix.ESRCH)
+	_, err := fill(fd, uffdioZeropage, highestPage-pageSize, pageSize, 0)
+	return !errors.Is(err, unix.ESRCH)
 }
 
 // Read waits for events. It costs no thread, and ends with os.ErrClosed on Close. Of the events that come the children are always given, also with an error.
@@ -195,34 +213,4 @@ func named(call string, err error) error {
 		return err
 	}
 	return os.NewSyscallError(call, err)
-}
-
-// ReceiveFile reads bytes from a stream socket and the one file that may come with them; nil: none came.
-func ReceiveFile(conn *net.UnixConn, data []byte) (n int, f *os.File, err error) {
-	oob := make([]byte, unix.CmsgSpace(4))
-	// net reads with MSG_CMSG_CLOEXEC.
-	n, got, _, _, err := conn.ReadMsgUnix(data, oob)
-	if err != nil || got == 0 {
-		return n, nil, err
-	}
-	received, err := unix.ParseSocketControlMessage(oob[:got])
-	if err != nil || len(received) != 1 {
-		return n, nil, errors.Join(err, fmt.Errorf("receive file: %w", unix.EPROTO))
-	}
-	fds, err := unix.ParseUnixRights(&received[0])
-	if err != nil || len(fds) != 1 {
-		return n, nil, errors.Join(err, fmt.Errorf("receive file: %w", unix.EPROTO))
-	}
-	return n, os.NewFile(uintptr(fds[0]), "received"), nil
-}
-
-// SendFile sends bytes and a file over a stream socket.
-func SendFile(conn *net.UnixConn, data []byte, f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sent error
-	err = raw.Control(func(fd uintptr) { _, _, sent = conn.WriteMsgUnix(data, unix.UnixRights(int(fd)), nil) })
-	return errors.Join(err, sent)
 }

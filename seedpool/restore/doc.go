@@ -14,7 +14,9 @@
 // until they write. What sets a file's mapping apart from anonymous memory is what is there after the app has dropped a page (madvise, mremap, a child's
 // too): the file's page instead of zeros. A userfaultfd mends it, which is CRIU's own for lazy pages: we map every page of the store before the app
 // runs, and answer every fault after that with zeros. Because nothing else can take a page away (Memory says why) the server has no state: another
-// process with a duplicate serves as well. The keeper does not use hot images yet: who serves on when it dies is not decided in code.
+// process with a duplicate serves as well: the keeper serves, and the shim of a running instance holds duplicates (Offer, Hold). When the keeper dies the shim
+// serves on; when the shim goes the keeper ends the instance. When both are killed at once the instance runs with wrong memory until containerd, which
+// misses the shim, has its cgroup killed.
 //
 // # On disk
 //

@@ -132,7 +132,7 @@ func (h *Hot) convertTask(imagesDir string, t *imageTask, id uint32) (*hotTask, 
 	if err != nil {
 		return nil, err
 	}
-	made := &hotTask{pid: t.pid, name: fmt.Sprintf("sprout-store-%d", t.pid), shared: c.shared, private: c.private}
+	made := &hotTask{pid: t.pid, name: fmt.Sprintf("%s%d", storePrefix, t.pid), shared: c.shared, private: c.private}
 	pages, err := os.Open(filepath.Join(imagesDir, t.pagesFile()))
 	if errors.Is(err, os.ErrNotExist) && len(t.runs) == 0 {
 		pages, err = nil, nil

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"sync"
+	"net"
 	"time"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -18,119 +16,37 @@ import (
 //
 // Life: Restore fills it. From then on it serves until Close, which must not come before the instance has ended: without a userfaultfd the kernel would
 // show the store's pages again where the app has dropped them. If it can no longer serve, Lost tells, and the instance waits until it is killed.
-//
-// Lock order: mapping, then mu. mapping is held for reading while a fault is answered, and wholly while the store's pages are being mapped.
 type Memory struct {
+	spaces
 	hot *Hot
 	// came is closed when every task has sent its userfaultfd.
 	came chan struct{}
-	lost chan struct{}
 
-	mapping sync.RWMutex
-	readers sync.WaitGroup
-
-	mu     sync.Mutex
-	tasks  map[uint32]*linux.Userfaultfd // +checklocks:mu: by pid in the image
-	spaces []*linux.Userfaultfd          // +checklocks:mu: of the tasks, and of what they have forked
-	sweep  int                           // +checklocks:mu: how many spaces there are when the dead ones are looked for
-	err    error                         // +checklocks:mu: why it is lost
-	closed bool                          // +checklocks:mu
+	tasks map[uint32]*linux.Userfaultfd // +checklocks:mu: by pid in the image
+	// door is where the second holder comes, holder who has come.
+	door   *net.UnixListener // +checklocks:mu
+	holder *net.UnixConn     // +checklocks:mu
 }
 
 // NewMemory is for one instance, of which there is nothing yet.
 func (h *Hot) NewMemory() *Memory {
-	return &Memory{
-		hot: h, came: make(chan struct{}), lost: make(chan struct{}), tasks: make(map[uint32]*linux.Userfaultfd), sweep: leastSweep,
-	}
-}
-
-// leastSweep is how many address spaces may have ended before anybody looks.
-const leastSweep = 16
-
-// Lost is closed when the memory can no longer be served: the instance must be killed.
-func (m *Memory) Lost() <-chan struct{} { return m.lost }
-
-// Err is why.
-func (m *Memory) Err() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.err
+	return &Memory{spaces: spaces{lost: make(chan struct{}), sweep: leastSweep}, hot: h, came: make(chan struct{}), tasks: make(map[uint32]*linux.Userfaultfd)}
 }
 
 // Close lets go of the memory of an instance that has ended.
 func (m *Memory) Close() error {
+	err := m.close()
 	m.mu.Lock()
-	m.closed = true
-	spaces := m.spaces
-	m.spaces = nil
+	door, holder := m.door, m.holder
 	m.mu.Unlock()
-	var errs []error
-	for _, u := range spaces {
-		errs = append(errs, u.Close())
+	if door != nil {
+		_ = door.Close() // it may have been closed when the holder came
 	}
-	m.readers.Wait()
-	return errors.Join(errs...)
-}
-
-// add serves one more address space.
-func (m *Memory) add(u *linux.Userfaultfd) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		_ = u.Close()
-		return
+	if holder != nil {
+		err = errors.Join(err, holder.Close())
 	}
-	if len(m.spaces) >= m.sweep {
-		m.spaces = slices.DeleteFunc(m.spaces, func(u *linux.Userfaultfd) bool { return !u.Alive() && u.Close() == nil })
-		m.sweep = 2*len(m.spaces) + leastSweep
-	}
-	m.spaces = append(m.spaces, u)
-	m.readers.Go(func() { m.serve(u) })
-}
-
-// serve answers the faults of one address space until it is closed.
-func (m *Memory) serve(u *linux.Userfaultfd) {
-	for {
-		events, err := u.Read()
-		// The children first: they run already.
-		for _, e := range events {
-			if e.Child != nil {
-				m.add(e.Child)
-			}
-		}
-		for _, e := range events {
-			if e.Address != 0 && err == nil {
-				err = m.answer(u, e)
-			}
-		}
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return
-		case err != nil:
-			m.lose(err)
-			return
-		}
-	}
-}
-
-func (m *Memory) answer(u *linux.Userfaultfd, e linux.FaultEvent) error {
-	m.mapping.RLock()
-	defer m.mapping.RUnlock()
-	err := u.Zero(e.Address, e.Write)
-	if errors.Is(err, os.ErrProcessDone) {
-		return nil // whoever looks for the dead closes it
-	}
+	m.routines.Wait()
 	return err
-}
-
-// lose tells that faults are no longer answered. The userfaultfds stay open, so that nobody goes on with wrong memory.
-func (m *Memory) lose(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.err == nil {
-		m.err = fmt.Errorf("serve memory: %w", err)
-		close(m.lost)
-	}
 }
 
 // arriveTimeout bounds how long the userfaultfds of tasks that CRIU has said to be complete may be on their way.
