@@ -193,8 +193,12 @@ func (b *bake) warmup(ctx context.Context) error {
 }
 
 func (b *bake) settle(ctx context.Context) error {
+	b.progress.set(StepSettle, "waiting until the app rests", 0, 0)
 	return whileAlive(ctx, b.c.gone, b.c.ended, func(ctx context.Context) error {
-		return settle(ctx, b.c.pid)
+		if err := settle(ctx, b.c.pid); err != nil {
+			return err
+		}
+		return rest(ctx, linux.Cgroup{Path: b.o.CgroupPath}, restWithin)
 	})
 }
 

@@ -13,7 +13,8 @@
 //	    open and silent, stdout and stderr are read line by line.
 //	  - ready asks the app, from inside its network namespace, until it answers.
 //	  - warmup sends it requests; a JVM that has answered nothing needs seconds for its first answer even when it is woken.
-//	  - settle waits until no TCP connection is left: what is not in the image cannot be wrong when it is woken.
+//	  - settle waits until no TCP connection is left: what is not in the image cannot be wrong when it is woken. Then it waits until
+//	    the app rests, for some seconds at most.
 //	  - dump leaves no process behind.
 //
 // From boot to settle the app's death is noticed at once by its pidfd. Whatever happens, Run returns only when the process, the

@@ -10,7 +10,7 @@ import (
 // Step is a part of a bake; the words are those of api.BakeEvent.
 type Step string
 
-// The steps, in order. Settle and clean report nothing of their own: they are seen only in errors and phases.
+// The steps, in order. Clean reports nothing of its own: it is seen only in errors.
 const (
 	StepPrepare Step = "prepare"
 	StepBoot    Step = "boot"
@@ -27,7 +27,7 @@ var purpose = map[Step]string{
 	StepBoot:    "boot container",
 	StepReady:   "wait until ready",
 	StepWarmup:  "warm up app",
-	StepSettle:  "settle connections",
+	StepSettle:  "let the app settle",
 	StepDump:    "dump container",
 	StepClean:   "remove bake",
 }
