@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sproutrun/sprout/integration/stack"
 )
@@ -32,7 +33,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 	if plain, _ := stateFiles(t, s, "lib/seeds/*/images/pages-*.img"); len(plain) > 0 {
 		t.Errorf("the seed's memory is in %v, too", plain)
 	}
-	_, hot := stateFiles(t, s, "run/images-*/*/pages-*.img")
+	_, hot := stateFiles(t, s, "lib/images-*/*/pages-*.img")
 	packs, stored := stateFiles(t, s, "lib/pages/packs/*.pack")
 	if stored == 0 || stored > hot/3 {
 		t.Errorf("%d bytes of memory take %d on disk", hot, stored)
@@ -55,7 +56,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 	// sproutd is killed, and what it had written out is gone, as after a reboot.
 	kill(t, s.SproutdPID())
 	s.WaitSproutd()
-	if err := os.RemoveAll(filepath.Dir(filepath.Dir(only(t, s, "run/images-*/*/pages-*.img")))); err != nil {
+	if err := os.RemoveAll(filepath.Dir(filepath.Dir(only(t, s, "lib/images-*/*/pages-*.img")))); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.StartSproutd(t.Context()); err != nil {
@@ -85,9 +86,59 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 	if _, err := s.Sprout(t.Context(), "seed", "rm", seed); err != nil {
 		t.Fatal(err)
 	}
-	for _, pattern := range []string{"lib/pages/packs/*", "lib/pages/manifests/*", "run/images-*/*"} {
-		if left, _ := stateFiles(t, s, pattern); len(left) > 0 {
-			t.Errorf("left of a removed seed: %v", left)
+	if left := inPageStore(t, s); len(left) > 0 {
+		t.Errorf("left of a removed seed: %v", left)
+	}
+}
+
+func TestBakeThatIsKilledOrTooLargeLeavesNothingInThePageStore(t *testing.T) {
+	s := configuredStack(t, "[pages]\nstore = true\nquota = \"1MiB\"", "python-demo")
+	bake := []string{"seed", "bake", "--name", "large", "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"}
+	out, err := s.Sprout(t.Context(), bake...)
+	if err == nil || !strings.Contains(out, "quota of 1048576 bytes") {
+		t.Errorf("bake beyond the quota: %v: %s", err, out)
+	}
+	if left := inPageStore(t, s); len(left) > 0 {
+		t.Errorf("left of a seed that is too large: %v", left)
+	}
+
+	ended := make(chan error, 1)
+	s = configuredStack(t, "[pages]\nstore = true", "python-demo")
+	go func() {
+		_, err := s.Sprout(t.Context(), bake...)
+		ended <- err
+	}()
+	await(t, "the bake to store pages", func() bool { return len(inPageStore(t, s)) > 0 })
+	kill(t, s.SproutdPID())
+	s.WaitSproutd()
+	if err := <-ended; err == nil {
+		t.Error("the bake was ready before the kill")
+	}
+	if err := s.StartSproutd(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "recovery to remove them", func() bool { return len(inPageStore(t, s)) == 0 })
+}
+
+func inPageStore(t *testing.T, s *stack.Stack) []string {
+	t.Helper()
+	var names []string
+	for _, pattern := range []string{"lib/pages/packs/*", "lib/pages/manifests/*", "lib/images-*/*"} {
+		found, err := filepath.Glob(filepath.Join(s.Dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
+// await looks every few milliseconds: files of another process have nothing to wait on.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no end of the wait for %s", what)
 		}
 	}
 }

@@ -250,8 +250,8 @@ shared = %t
 from = %q
 
 [pages]
-# Seeds that are baked from now on keep their memory in a store that compresses it and has each page once for all seeds of a namespace, and as plain files in
-# run_dir while they are in use. false: in plain files in state_dir.
+# Seeds that are baked from now on keep their memory in a store that compresses it and has each page once for all seeds of a namespace, and as plain files, too,
+# while they are in use. false: in plain files.
 store = %t
 
 # What the store may take on disk; a bake that needs more fails. 0B: no bound.

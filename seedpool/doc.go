@@ -42,7 +42,7 @@
 // Files:
 //
 //	<StateDir>/pages/             the page store (package snapshotter/pages), by seed id
-//	<RunDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
+//	<StateDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
 //	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
 //	<RunDir>/instances/<id>/      named pipes 0, 1, 2; CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)

@@ -83,12 +83,13 @@ var (
 	sparesDesc  = prometheus.NewDesc("sprout_pool_spares", "Spares of a seed by state: want, ready, making.", []string{"namespace", "seed", "state"}, nil)
 	claimedDesc = prometheus.NewDesc("sprout_pool_claimed_total", "Spares that containers have claimed since sproutd started.", []string{"namespace", "seed"}, nil)
 	failedDesc  = prometheus.NewDesc("sprout_pool_failed_total", "Spares that could not be made since sproutd started.", []string{"namespace", "seed"}, nil)
+	pagesDesc   = prometheus.NewDesc("sprout_pages_bytes", "Seeds in the page store: their memory, and what it takes on disk.", []string{"of"}, nil)
 	seedsDesc   = prometheus.NewDesc("sprout_seeds", "Seeds by phase.", []string{"phase"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *poolCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, seedsDesc} {
+	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, pagesDesc, seedsDesc} {
 		out <- d
 	}
 }
@@ -113,4 +114,19 @@ func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 	for phase, n := range phases {
 		out <- prometheus.MustNewConstMetric(seedsDesc, prometheus.GaugeValue, float64(n), phase)
 	}
+	c.collectPages(out)
+}
+
+// collectPages says nothing when there is no page store.
+func (c *poolCollector) collectPages(out chan<- prometheus.Metric) {
+	if c.pool.pages == nil {
+		return
+	}
+	memory, disk, err := c.pool.pages.Total()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(pagesDesc, err)
+		return
+	}
+	out <- prometheus.MustNewConstMetric(pagesDesc, prometheus.GaugeValue, float64(memory), "memory")
+	out <- prometheus.MustNewConstMetric(pagesDesc, prometheus.GaugeValue, float64(disk), "disk")
 }

@@ -26,6 +26,8 @@ type Pages interface {
 	Verify(ctx context.Context, namespace, seed string) (bytes uint64, problems []string, err error)
 	// Usage is what a seed's memory takes.
 	Usage(ctx context.Context, namespace, seed string) (*api.PagesUsage, error)
+	// Total is the memory of all seeds, and what it takes on disk, in bytes.
+	Total() (memory, disk uint64, err error)
 	// Remove removes a seed's memory and frees what no other needs; none is no error.
 	Remove(ctx context.Context, namespace, seed string) error
 	// List gives the namespace of each seed that has memory there.
@@ -129,13 +131,28 @@ func (p *Pool) pagesOf(ctx context.Context, s *seed) (*api.PagesUsage, error) {
 // dropPages removes a seed's memory, as it is in the page store and as it was written out. Nothing of the seed may be in use.
 func (p *Pool) dropPages(ctx context.Context, namespace, id string) error {
 	err := errors.Join(os.RemoveAll(p.hotImages(id)), os.RemoveAll(p.hotImages(id)+suffixNew))
-	if p.pages == nil {
-		return err
+	if p.pages != nil {
+		err = errors.Join(err, p.pages.Remove(ctx, namespace, id))
 	}
-	return errors.Join(err, p.pages.Remove(ctx, namespace, id))
+	return err
 }
 
-// recoverPages removes memory that no seed has: of bakes and removals that were cut, and what earlier boots have written out.
+// cool removes what was written out of a seed's memory, if no keeper is there to read it.
+func (p *Pool) cool(ctx context.Context, id string) error {
+	p.mu.Lock()
+	s := p.seeds[id]
+	p.mu.Unlock()
+	if s != nil {
+		s.load.Lock()
+		defer s.load.Unlock()
+		if _, err := p.keepers.find(ctx, id); !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return errors.Join(os.RemoveAll(p.hotImages(id)), os.RemoveAll(p.hotImages(id)+suffixNew))
+}
+
+// recoverPages removes memory that no seed has: of bakes and removals that were cut, and what was written out and is not needed any more.
 func (p *Pool) recoverPages(ctx context.Context) error {
 	var errs []error
 	old, err := filepath.Glob(p.paths.HotImagesDir("*"))
@@ -146,10 +163,11 @@ func (p *Pool) recoverPages(ctx context.Context) error {
 		}
 	}
 	errs = append(errs, eachName(p.paths.HotImagesDir(p.boot), func(name string) error {
-		if id := strings.TrimSuffix(name, suffixNew); p.seedKnown(id) || p.isYoung(id) {
+		id := strings.TrimSuffix(name, suffixNew)
+		if p.isYoung(id) {
 			return nil
 		}
-		return os.RemoveAll(p.hotImages(name))
+		return p.cool(ctx, id)
 	}))
 	if p.pages == nil {
 		return errors.Join(errs...)

@@ -73,9 +73,10 @@ func (p Paths) StartRecord(namespace, id string) string {
 	return filepath.Join(p.StartsDir(), namespace, id+".json")
 }
 
-// HotImagesDir holds the images of seeds whose memory is in the page store, as plain files, by seed; what an earlier boot has left is not used.
+// HotImagesDir holds the images of seeds whose memory is in the page store, as plain files, by seed; what an earlier boot has left is not used. It is not below
+// RunDir: what is on a disk the kernel can take out of memory.
 func (p Paths) HotImagesDir(bootID string) string {
-	return filepath.Join(p.RunDir, "images-"+bootID)
+	return filepath.Join(p.StateDir, "images-"+bootID)
 }
 
 // PagesDir is the page store.

@@ -91,6 +91,12 @@ func (s Seeds) Usage(_ context.Context, namespace, seed string) (*api.PagesUsage
 	return &api.PagesUsage{Pages: u.Pages, Zeros: u.Zeros, Unique: u.Unique, Shared: u.Shared, UniqueBytes: u.UniqueBytes, SharedBytes: u.SharedBytes}, nil
 }
 
+// Total implements seedpool.Pages.
+func (s Seeds) Total() (memory, disk uint64, err error) {
+	t, err := s.Store.Total()
+	return t.Pages * PageSize, t.Bytes, err
+}
+
 // Remove implements seedpool.Pages.
 func (s Seeds) Remove(ctx context.Context, namespace, seed string) error {
 	if err := s.Store.Remove(ctx, ID{namespace, seed}); err != nil {
