@@ -53,28 +53,21 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 		}
 	}
 
-	// sproutd is killed, and what it had written out is gone, as after a reboot.
-	kill(t, s.SproutdPID())
-	s.WaitSproutd()
-	if err := os.RemoveAll(filepath.Dir(filepath.Dir(only(t, s, "lib/images-*/*/pages-*.img")))); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.StartSproutd(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	reboot(t, s, func() {})
 	run(t, s, "paged-again", "python-demo")
 	get(t, s, "paged-again", "/")
 	wantRung(t, s, "paged-again", "restore")
 
-	// A bit flips on the disk.
-	flip(t, packs[0])
-	out, err := s.Sprout(t.Context(), "seed", "verify", seed)
-	if err == nil || !strings.Contains(out, filepath.Base(packs[0])) || !strings.Contains(out, "pages-1.img") {
-		t.Errorf("verify: %v: %s", err, out)
-	}
+	reboot(t, s, func() { flip(t, packs[0]) })
 	run(t, s, "paged-cold", "python-demo")
 	get(t, s, "paged-cold", "/")
 	wantRung(t, s, "paged-cold", "cold")
+	for _, verb := range []string{"inspect", "verify"} {
+		out, _ := s.Sprout(t.Context(), "seed", verb, seed)
+		if !strings.Contains(out, filepath.Base(packs[0])) || !strings.Contains(out, "of pages-1.img") {
+			t.Errorf("%s of a damaged seed: %s", verb, out)
+		}
+	}
 
 	// Baked again, it stores anew what is damaged.
 	if _, err := s.Sprout(t.Context(), "seed", "bake", "--name", seed, "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"); err != nil {
@@ -141,6 +134,25 @@ func await(t *testing.T, what string, holds func() bool) {
 			t.Fatalf("no end of the wait for %s", what)
 		}
 	}
+}
+
+// reboot kills sproutd, removes what it has written out of the page store, as after a reboot, and starts it again. meanwhile is called in between.
+func reboot(t *testing.T, s *stack.Stack, meanwhile func()) {
+	t.Helper()
+	kill(t, s.SproutdPID())
+	s.WaitSproutd()
+	if err := os.RemoveAll(filepath.Dir(only(t, s, "lib/images-*/*/pages-*.img"))); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile()
+	if err := s.StartSproutd(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// containerd takes a moment to connect to it again.
+	eventually(t, func() error {
+		_, err := s.Ctr(t.Context(), "snapshots", "--snapshotter", stack.Snapshotter, "ls")
+		return err
+	})
 }
 
 // only is the one file of a stack that a pattern finds.

@@ -12,7 +12,7 @@
 // cache entry: it may be dropped at any time, and goes with its image.
 //
 // Before a keeper reads a seed's files, their sha256 sums have been right once in this boot, and stat says that they were not touched since (files.go).
-// Memory in the page store (Pages) is verified then, too, and written out as plain files beside copies of the images, once in a boot (pages.go).
+// Memory in the page store (Pages), which has sums of its own, is written out as plain files beside copies of the images, once in a boot (pages.go).
 //
 // # Life of an instance
 //
