@@ -2,12 +2,15 @@ package integration
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
 
 	"github.com/sproutrun/sprout/integration/stack"
 )
@@ -144,6 +147,34 @@ func exitOf(t *testing.T, s *stack.Stack, id, path string) uint32 {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the container did not end")
 		return 0
+	}
+}
+
+func TestWokenContainerCanBeCheckpointed(t *testing.T) {
+	seed := bakedPython(t, house)
+	for _, rung := range wokenRungs {
+		t.Run(rung.name, func(t *testing.T) {
+			ctx := house.Context(t.Context())
+			setPool(t, house, seed, rung.spares)
+			id := "checkpoint-" + rung.name
+			task := create(t, house, id, "python-demo", cio.NewCreator(cio.WithStreams(nil, io.Discard, io.Discard)))
+			if err := task.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			wantRung(t, house, id, rung.name)
+			get(t, house, id, "/")
+			image, err := task.Checkpoint(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size, err := image.Size(ctx); err != nil || size < 1<<20 {
+				t.Errorf("an image of %d bytes, %v", size, err)
+			}
+			get(t, house, id, "/") // it goes on
+			if status := exitOf(t, house, id, "/exit?code=3"); status != 3 {
+				t.Errorf("exit status %d, want 3", status)
+			}
+		})
 	}
 }
 

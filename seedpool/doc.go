@@ -44,7 +44,7 @@
 //	<StateDir>/pages/             the page store (package snapshotter/pages), by seed id
 //	<StateDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
 //	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
-//	<RunDir>/instances/<id>/      named pipes 0, 1, 2; CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
+//	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
 //	<RunDir>/keepers/<seed id>.sock and what the keeper has beside it (package keeper)
 //	<RunDir>/starts/<ns>/<id>.json  records of starts, written by shims

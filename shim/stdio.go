@@ -80,6 +80,10 @@ func (s *streams) openApp(inst *api.Instance) (app appPipes, err error) {
 		}
 		s.closers = append(s.closers, *p.end)
 	}
+	// The paths lead through the keeper's descriptors. While the instance lives its keeper does: what was opened are its pipes.
+	if !linux.Alive(int(inst.Pid), inst.StartTime) {
+		return app, fmt.Errorf("open streams of instance %s: %w", inst.Id, os.ErrProcessDone)
+	}
 	return app, nil
 }
 

@@ -31,7 +31,11 @@ type pipeBed struct {
 func newPipeBed(t *testing.T) *pipeBed {
 	t.Helper()
 	dir := t.TempDir()
-	b := &pipeBed{dir: dir, inst: &api.Instance{}}
+	started, err := linux.StartTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &pipeBed{dir: dir, inst: &api.Instance{Pid: uint32(os.Getpid()), StartTime: started}}
 	for i, path := range []*string{&b.inst.Stdin, &b.inst.Stdout, &b.inst.Stderr} {
 		*path = filepath.Join(dir, fmt.Sprint(i))
 		mustFifo(t, *path)

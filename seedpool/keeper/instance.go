@@ -37,7 +37,7 @@ type instance struct {
 	gone chan struct{}
 
 	mu sync.Mutex
-	// streams are the named pipes of the standard streams, each open at both ends.
+	// streams are the pipes of the standard streams, each open at both ends.
 	streams []*os.File // +checklocks:mu
 }
 
@@ -48,7 +48,7 @@ func newInstance(c Config, r *api.MakeRequest) *instance {
 	}
 }
 
-// hold keeps a named pipe open until release.
+// hold keeps a pipe open until release.
 func (i *instance) hold(f *os.File) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/containerd/log"
@@ -82,28 +81,29 @@ func (m *making) prepare() (err error) {
 	return err
 }
 
-// streams makes the named pipes of the standard streams, has the keeper hold them, and opens the instance's own ends.
+// streams makes the pipes of the standard streams, has the keeper hold them, and opens the instance's own ends. They have no name: a container whose streams
+// are files of the host cannot be dumped again, by `runc checkpoint`.
 func (m *making) streams() error {
 	paths := [3]*string{&m.made.message.Stdin, &m.made.message.Stdout, &m.made.message.Stderr}
 	for n, key := range m.request.StdioKeys {
 		if key == "" || n >= len(paths) {
 			continue
 		}
-		path := filepath.Join(m.request.Dir, strconv.Itoa(n))
-		if err := linux.MakeFifo(path, 0o600); err != nil {
-			return err
-		}
-		// The app may open its own streams again, at /dev/stdout.
-		if p := m.spec.Process; p != nil {
-			if err := os.Chown(path, int(p.User.UID), -1); err != nil {
-				return err
-			}
-		}
-		held, err := linux.HoldFifo(path)
+		held, err := linux.HoldPipe()
 		if err != nil {
 			return err
 		}
 		m.made.hold(held)
+		// The app may open its own streams again, at /dev/stdout.
+		if p := m.spec.Process; p != nil {
+			if err := held.Chown(int(p.User.UID), -1); err != nil {
+				return err
+			}
+		}
+		path, err := linux.PipePath(held)
+		if err != nil {
+			return err
+		}
 		if m.options.Stdio[n], err = linux.InheritFifo(path, n > 0); err != nil {
 			return err
 		}

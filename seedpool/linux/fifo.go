@@ -22,9 +22,32 @@ func MakeFifo(path string, mode os.FileMode) error {
 	return nil
 }
 
-// HoldFifo opens a named pipe at both ends: while it is held, writers get no EPIPE and readers no end of file.
+// HoldFifo opens a pipe at both ends: while it is held, writers get no EPIPE and readers no end of file.
 func HoldFifo(path string) (*os.File, error) {
 	return os.OpenFile(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+}
+
+// HoldPipe makes an anonymous pipe and opens it at both ends, once. As long as it is held, others open an end of their own at PipePath.
+func HoldPipe() (*os.File, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	// Opened like a named one: the kernel tells the two apart by their file system only (fs/pipe.c, fifo_open).
+	held, err := HoldFifo(fmt.Sprintf("/proc/self/fd/%d", ends[0]))
+	return held, errors.Join(err, unix.Close(ends[0]), unix.Close(ends[1]))
+}
+
+// PipePath is where processes that may look into this one open a pipe that it holds.
+func PipePath(held *os.File) (string, error) {
+	raw, err := held.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var path string
+	// Not Fd, which would make it blocking.
+	err = raw.Control(func(fd uintptr) { path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd) })
+	return path, err
 }
 
 // ReadFifo opens the reading end without waiting for a writer.

@@ -562,7 +562,7 @@ type Instance struct {
 	StartTime uint64 `protobuf:"varint,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// Path of its cgroup below every hierarchy's root.
 	Cgroup string `protobuf:"bytes,5,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
-	// Named pipes on which its standard streams are; empty: /dev/null.
+	// Paths at which the pipes that are its standard streams are opened, as long as its keeper has not been told to forget it; empty: /dev/null.
 	Stdin  string `protobuf:"bytes,6,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Stdout string `protobuf:"bytes,7,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr string `protobuf:"bytes,8,opt,name=stderr,proto3" json:"stderr,omitempty"`
@@ -2765,7 +2765,7 @@ type MakeRequest struct {
 	Netns  string `protobuf:"bytes,5,opt,name=netns,proto3" json:"netns,omitempty"`
 	// OCI runtime spec of the seed: its mounts are prepared from it.
 	Spec []byte `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`
-	// A directory of the instance's own under the run directory: named pipes, CRIU's log, exit status.
+	// A directory of the instance's own under the run directory: CRIU's log, exit status.
 	Dir string `protobuf:"bytes,7,opt,name=dir,proto3" json:"dir,omitempty"`
 	// Keys of the seed's standard streams in the image (pipe:[inode]); empty: the stream is /dev/null.
 	StdioKeys []string `protobuf:"bytes,8,rep,name=stdio_keys,json=stdioKeys,proto3" json:"stdio_keys,omitempty"`
