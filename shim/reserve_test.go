@@ -20,18 +20,15 @@ func (b *bed) lookAhead(r *taskAPI.CreateTaskRequest) {
 	b.t.Helper()
 	b.tasks.lookAhead(readAhead(r.Bundle, r.ID))
 	// The one that will be received stays where it is.
-	for reserved := range b.tasks.ahead.reserved {
-		if reserved != nil {
-			if err := reserved.moved(); err != nil {
-				b.t.Fatal(err)
-			}
+	again := make(chan *reservation, 1)
+	if reserved := <-b.tasks.ahead.reserved; reserved != nil {
+		if err := reserved.moved(); err != nil {
+			b.t.Fatal(err)
 		}
-		again := make(chan *reservation, 1)
 		again <- reserved
-		close(again)
-		b.tasks.ahead.reserved = again
-		return
 	}
+	close(again)
+	b.tasks.ahead.reserved = again
 }
 
 // made is the number of instances that sproutd has given, and how many of them live.
