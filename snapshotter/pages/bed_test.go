@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sproutrun/sprout/seedpool/imagetest"
@@ -153,7 +154,7 @@ func (b *bed) clean() {
 func (b *bed) files() (names []string) {
 	b.t.Helper()
 	must(b.t, filepath.WalkDir(b.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() && entry.Name() != indexName {
+		if err == nil && !entry.IsDir() && !strings.HasPrefix(entry.Name(), indexName) {
 			names = append(names, path)
 		}
 		return err

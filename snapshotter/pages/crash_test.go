@@ -83,6 +83,14 @@ func work() {
 func (b *bed) crashing(point string, nth, first int, after time.Duration) map[int]string {
 	b.t.Helper()
 	must(b.t, b.Close())
+	said := b.killed(point, nth, first, after)
+	b.open(b.dir)
+	return said
+}
+
+// killed is crashing without a store of our own.
+func (b *bed) killed(point string, nth, first int, after time.Duration) map[int]string {
+	b.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), envDir+"="+b.dir, envPoint+"="+point, fmt.Sprintf("%s=%d", envNth, nth), fmt.Sprintf("%s=%d", envFirst, first))
 	var stdout, stderr bytes.Buffer
@@ -102,7 +110,6 @@ func (b *bed) crashing(point string, nth, first int, after time.Duration) map[in
 			said[n] = what
 		}
 	}
-	b.open(b.dir)
 	return said
 }
 
@@ -154,6 +161,21 @@ func TestKill9OfARecoveryIsNoMatter(t *testing.T) {
 	b.has(image(1000), numbers(1, 50)...)
 	b.clean()
 	want(t, "what is not ours", len(b.files()), 3)
+}
+
+func TestKill9WhileTheIndexIsMadeAgainLosesNothing(t *testing.T) {
+	for _, point := range []string{"index rebuilt", "index set aside"} {
+		t.Run(point, func(t *testing.T) {
+			b := newBed(t)
+			b.put(image(1000), numbers(1, 300)...)
+			must(t, b.Close())
+			must(t, os.WriteFile(b.path(indexName), []byte("no index"), 0o600))
+			b.killed(point, 0, 0, 0)
+			b.open(b.dir)
+			b.has(image(1000), numbers(1, 300)...)
+			b.clean()
+		})
+	}
 }
 
 func TestKill9AtAnyTimeLosesNothingAndLeavesNothing(t *testing.T) {

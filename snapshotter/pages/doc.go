@@ -37,7 +37,8 @@
 //
 // A frame has a checksum over all of it and the hashes of its pages: a bit that flipped in it, or in a row that leads to it, is found before a byte is given
 // out. So is one in a manifest, whose sum is in its row. The error is a *DamageError, which is errdefs.ErrDataLoss. Put the image again, after Remove: that
-// stores damaged pages anew. Verify looks before somebody else has to.
+// stores damaged pages anew. Verify looks before somebody else has to. An index that bbolt cannot read, or that is not there, is made again from packs and
+// manifests; the damaged one stays as index.db.damaged.
 //
 // # Locks
 //

@@ -56,10 +56,7 @@ func open(dir string, o Options, point func(string)) (_ *Store, err error) {
 	if s.codec, err = newCodec(); err != nil {
 		return nil, err
 	}
-	if s.index, err = openIndex(s.path(indexName)); err == nil {
-		err = s.recover()
-	}
-	if err != nil {
+	if err := s.openOrRebuild(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
