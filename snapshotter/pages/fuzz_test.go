@@ -55,6 +55,21 @@ func FuzzPackHead(f *testing.F) {
 	})
 }
 
+func FuzzFramesOfAPack(f *testing.F) {
+	c, err := newCodec()
+	must(f, err)
+	f.Add(append(headOfPack(7), append(c.frame([]Hash{{1}, {2}}, file(0, 0)), c.frame([]Hash{{3}}, file(0))...)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		end := uint64(packHead)
+		for at := range framesOf(bytes.NewReader(b), 7) {
+			if at.offset != end || at.length <= frameHead || at.pages == 0 || at.offset+frameHead > uint64(len(b)) {
+				t.Fatalf("frame %+v after %d of %d bytes", at, end, len(b))
+			}
+			end = at.offset + uint64(at.length)
+		}
+	})
+}
+
 func FuzzRows(f *testing.F) {
 	f.Add(pageRow{place{1, 20, 4096, 64}, 3}.encode())
 	f.Add(packRow{1, 2, 3}.encode())

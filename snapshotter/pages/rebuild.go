@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 
@@ -119,21 +120,29 @@ func (f *finds) pack(name string) error {
 		return nil //nolint:nilerr // it is no pack: it has no pages
 	}
 	r := packRow{bytes: uint64(info.Size())}
-	for at := uint64(packHead); at < r.bytes; {
-		length, pages, ok := frameAt(file, at)
-		if !ok {
-			break
-		}
-		where := place{number, at, length, pages}
-		if frame, err := readFrame(file, where, nil); err == nil {
+	for at := range framesOf(file, number) {
+		if frame, err := readFrame(file, at, nil); err == nil {
 			for _, h := range frame.hashes {
-				f.places[h] = where
+				f.places[h] = at
 			}
 		}
-		at, r.pages = at+uint64(length), r.pages+uint64(pages)
+		r.pages += uint64(at.pages)
 	}
 	f.packs[number] = r
 	return nil
+}
+
+// framesOf are the frames of a pack, whole or not, up to one whose head is damaged.
+func framesOf(pack io.ReaderAt, number uint64) iter.Seq[place] {
+	return func(yield func(place) bool) {
+		for at := uint64(packHead); ; {
+			length, pages, ok := frameAt(pack, at)
+			if !ok || !yield(place{number, at, length, pages}) {
+				return
+			}
+			at += uint64(length)
+		}
+	}
 }
 
 // frameAt reads the head of a frame.
