@@ -86,6 +86,13 @@ func kill(t *testing.T, pid int) {
 	}
 }
 
+func terminate(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatalf("terminate %d: %v", pid, err)
+	}
+}
+
 func TestKillingAnyProcessLeaksNothingAndStartsGoOn(t *testing.T) {
 	s := ownStack(t, "python-demo")
 	seed := bakedPython(t, s)
