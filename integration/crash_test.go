@@ -212,3 +212,32 @@ func TestKillingTheKeeperLeavesRunningContainersAlone(t *testing.T) {
 		t.Errorf("exit status %d after the keeper died, want 9", status)
 	}
 }
+
+func TestKillingShimAndKeeperTogetherEndsTheContainer(t *testing.T) {
+	s := ownStack(t, "python-demo")
+	setPool(t, s, bakedPython(t, s), 1)
+	run(t, s, "orphan", "python-demo", "--null-io")
+	wantRung(t, s, "orphan", "thaw")
+	get(t, s, "orphan", "/")
+	orphan, victims := pid(t, s, "orphan"), append(program(t, s, "sproutd", "keeper"), shimOf(t, s, "orphan"))
+	for _, pid := range victims {
+		kill(t, pid)
+	}
+	killed := time.Now()
+	for deadline := killed.Add(5 * time.Second); lives(orphan); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the container goes on although nobody serves its memory")
+		}
+	}
+	t.Logf("it has ended after %s", time.Since(killed))
+}
+
+// lives says whether a process is there and is no zombie: that of a dead keeper waits for a stranger to reap it.
+func lives(pid int) bool {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}

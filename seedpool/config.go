@@ -120,7 +120,7 @@ func Default() Config {
 		RefillBackoff:  Duration(time.Minute),
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
-		Restore:        Sharing{Shared: false, From: 8 << 20},
+		Restore:        Sharing{Shared: true, From: 8 << 20},
 	}
 }
 

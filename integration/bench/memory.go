@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+
+	"github.com/sproutrun/sprout/integration/stack"
+)
+
+// memoryInstances is how many instances of one seed are alive at the same time.
+const memoryInstances = 10
+
+// benchMemory sums what ten restored instances of one seed take after one reply each, beside what one container of stock runc takes then.
+func benchMemory(ctx context.Context, s *stack.Stack, r *results) error {
+	for _, a := range apps {
+		fmt.Fprintf(os.Stderr, "bench: memory: %s\n", a.name)
+		if err := memoryOf(ctx, s, r, a); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	return nil
+}
+
+func memoryOf(ctx context.Context, s *stack.Stack, r *results, a app) error {
+	base := rung{name: baseRung, runtime: stack.RuncRuntime, snapshotter: stack.OverlaySnapshotter}
+	alone, _, err := answering(ctx, s, a, base, a.name+"-alone")
+	if err != nil {
+		return err
+	}
+	one, err := pssOf(s.Context(ctx), alone)
+	if err != nil {
+		return err
+	}
+	if err := s.RemoveAll(ctx); err != nil {
+		return err
+	}
+	if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
+		return err
+	}
+	// A spare waits until the seed's memory has been read: those that come later share it.
+	for _, spares := range []string{"1", "0"} {
+		if _, err := s.Sprout(ctx, "pool", "set", a.name, "--spares", spares, "--wait"); err != nil {
+			return err
+		}
+	}
+	restored := rung{name: "restore", runtime: stack.Runtime, snapshotter: stack.Snapshotter}
+	var tasks []containerd.Task
+	for i := range memoryInstances {
+		task, reply, err := answering(ctx, s, a, restored, fmt.Sprintf("%s-memory-%d", a.name, i))
+		if err != nil {
+			return err
+		}
+		tasks = append(tasks, task)
+		r.add("memory", a.name, restored.name, "first_reply_ms", "ms", reply)
+	}
+	sum := 0.0
+	for _, task := range tasks {
+		pss, err := pssOf(s.Context(ctx), task)
+		if err != nil {
+			return err
+		}
+		sum += pss
+	}
+	r.add("memory", a.name, baseRung, "pss_of_1", "MiB", one)
+	r.add("memory", a.name, restored.name, "pss_of_10", "MiB", sum)
+	r.add("memory", a.name, restored.name, "pss_of_10_to_1", "ratio", sum/one)
+	if err := s.RemoveAll(ctx); err != nil {
+		return err
+	}
+	_, err = s.Sprout(ctx, "seed", "rm", a.name)
+	return err
+}
+
+// answering starts a container that stays, waits for its first reply and says how long that took since before its snapshot was made.
+func answering(ctx context.Context, s *stack.Stack, a app, g rung, id string) (containerd.Task, float64, error) {
+	ctx = s.Context(ctx)
+	image, err := s.Client.GetImage(ctx, stack.Ref(a.image))
+	if err != nil {
+		return nil, 0, err
+	}
+	from := time.Now()
+	c, err := s.Client.NewContainer(ctx, id,
+		containerd.WithImage(image), containerd.WithSnapshotter(g.snapshotter), containerd.WithNewSnapshot(id, image), containerd.WithRuntime(g.runtime, nil),
+		containerd.WithNewSpec(oci.WithDefaultUnixDevices, oci.WithImageConfig(image)))
+	if err != nil {
+		return nil, 0, err
+	}
+	task, err := c.NewTask(ctx, cio.NullIO)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := task.Start(ctx); err != nil {
+		return nil, 0, err
+	}
+	if err := stack.AwaitReply(ctx, int(task.Pid()), port, time.Minute); err != nil {
+		return nil, 0, err
+	}
+	return task, ms(time.Since(from)), confirm(s, g, id)
+}
+
+// pssOf is what the processes of a container take of memory, in MiB; what n share counts as one n-th for each.
+func pssOf(ctx context.Context, task containerd.Task) (mib float64, err error) {
+	pids, err := task.Pids(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range pids {
+		kib, err := pss(int(p.Pid))
+		if err != nil {
+			return 0, err
+		}
+		mib += float64(kib) / 1024
+	}
+	return mib, nil
+}
+
+// pss reads one process's, in KiB.
+func pss(pid int) (kib int, err error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if rest, found := strings.CutPrefix(lines.Text(), "Pss:"); found {
+			_, err := fmt.Sscan(rest, &kib)
+			return kib, err
+		}
+	}
+	return 0, fmt.Errorf("read %s: no Pss", f.Name())
+}
