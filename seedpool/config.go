@@ -120,7 +120,7 @@ func Default() Config {
 		RefillBackoff:  Duration(time.Minute),
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
-		Restore:        Sharing{Shared: true, From: 8 << 20},
+		Restore:        Sharing{Shared: true, From: 24 << 20},
 	}
 }
 
@@ -246,7 +246,7 @@ log_level = %q
 # Instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. false: each is given a copy of its own.
 shared = %t
 
-# Only if the seed's image is at least as large: a small one is copied sooner than shared.
+# Only if the seed's image is at least as large: a smaller one is copied sooner than mapped.
 from = %q
 
 [pages]
