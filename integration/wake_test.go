@@ -374,3 +374,15 @@ func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckpointOfAContainerThatSharesItsMemoryIsRefused(t *testing.T) {
+	setPool(t, house, bakedPython(t, house), 1)
+	run(t, house, "shares", "python-demo", "--null-io")
+	defer remove(t, house, "shares")
+	wantRung(t, house, "shares", "thaw")
+	_, err := house.Ctr(contextOf(t), "task", "checkpoint", "--image-path", t.TempDir(), "shares")
+	if err == nil || !strings.Contains(err.Error(), "shared = false") {
+		t.Errorf("it is said: %v", err)
+	}
+	get(t, house, "shares", "/")
+}

@@ -244,6 +244,7 @@ log_level = %q
 
 [restore]
 # Instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. false: each is given a copy of its own.
+# Containers that share it cannot be checkpointed.
 shared = %t
 
 # Only if the seed's image is at least as large: a smaller one is copied sooner than mapped.

@@ -9,10 +9,15 @@ import (
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	runc "github.com/containerd/go-runc"
 	"github.com/containerd/typeurl/v2"
 )
+
+// errShared: CRIU can dump neither the store that the memory is a mapping of, nor who serves it.
+var errShared = fmt.Errorf("its memory is shared with other instances of its seed; [restore] shared = false in sproutd's configuration "+
+	"gives those that are made later memory of their own: %w", errdefs.ErrFailedPrecondition)
 
 // checkpoint dumps the running task through `runc checkpoint`.
 func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskRequest) (*ptypes.Empty, error) {
@@ -26,6 +31,9 @@ func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskReq
 	defer t.op.Unlock()
 	if from := t.phaseNow(); from != phaseRunning && from != phasePaused {
 		return nil, errgrpc.ToGRPC(&phaseError{id: t.id, from: from, to: phaseStopped})
+	}
+	if t.memory != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, errShared))
 	}
 	if err := t.dump(ctx, r.Path, &asked); err != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, err))
