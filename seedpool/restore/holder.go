@@ -15,8 +15,8 @@ import (
 // Holder holds the memory of an instance beside the keeper, and serves it when the keeper has died.
 //
 // Life: Hold gets it. From then on the instance may run: as long as the holder is there no fault is answered wrongly. When the keeper ends, the faults that it
-// has not answered are met again and answered here. What may be lost with it is the userfaultfd of a child that was being made at that moment: a child that nobody
-// is told of is found by its mappings, Lost tells, and the instance must be killed.
+// has not answered are met again and answered here. What may be lost with it is the userfaultfd of a child that was being made at that moment: a child that
+// nobody is told of is found by its mappings, Lost tells, and the instance must be killed.
 type Holder struct {
 	spaces
 	conn   *net.UnixConn
