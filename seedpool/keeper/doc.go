@@ -9,11 +9,11 @@
 // is not ready, is given memory of its own; the answer says why.
 //
 // Life of an instance here: its standard streams are pipes, which the keeper holds open at both ends until Forget, when the container's shim has opened
-// them at /proc/<keeper>/fd; its process is waited for until it ends, and its wait status is written to the directory's exit file. What others need
-// then is in the file system, and shared memory is held by the container's shim, too, so a keeper that is killed takes nothing
-// with it: idle instances are found by their cgroups and ended by sproutd, running containers go on, their mounts are their own, and the kernel hands the exit status to the shim. A keeper whose socket was removed or replaced can
-// not be asked for anything any more: it ends with its last instance. One that is killed while it makes an instance takes CRIU with it; what is left of the
-// instance is in its cgroup and is killed by the next owner.
+// them at /proc/<keeper>/fd; its process is waited for until it ends, and its wait status is written to the directory's exit file. What others need then
+// is in the file system, and shared memory is held by the container's shim, too, so a keeper that is killed takes nothing with it: idle instances are
+// found by their cgroups and ended by sproutd, running containers go on, their mounts are their own, and the kernel hands the exit status to the shim. A
+// keeper whose socket was removed or replaced can not be asked for anything any more: it ends with its last instance. One that is killed while it makes an
+// instance takes CRIU with it; what is left of the instance is in its cgroup and is killed by the next owner.
 //
 // Lock order: server.mu is a leaf; nothing slow is done under it.
 package keeper
