@@ -351,7 +351,17 @@ func sparesCPU(t *testing.T, s *stack.Stack) string {
 }
 
 func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
-	s := ownStack(t, "tomcat-demo", "node-demo", "php-demo", "redis-demo")
+	for memory, config := range map[string]string{"of its own": "", "shared": sharing} {
+		t.Run("memory "+memory, func(t *testing.T) {
+			eachDemoAppIsWoken(t, configuredStack(t, config, "tomcat-demo", "node-demo", "php-demo", "redis-demo"))
+		})
+	}
+}
+
+// sharing has the instances of every seed share its memory.
+const sharing = "[restore]\nshared = true\nfrom = \"0B\"\n"
+
+func eachDemoAppIsWoken(t *testing.T, s *stack.Stack) {
 	for _, app := range []struct{ name, ready, warmup, port string }{
 		{"tomcat-demo", "http://:8080/", "50", "8080"},
 		{"node-demo", "http://:8080/", "20", "8080"},
@@ -376,13 +386,13 @@ func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
 }
 
 func TestCheckpointOfAContainerThatSharesItsMemoryIsRefused(t *testing.T) {
-	setPool(t, house, bakedPython(t, house), 1)
-	run(t, house, "shares", "python-demo", "--null-io")
-	defer remove(t, house, "shares")
-	wantRung(t, house, "shares", "thaw")
-	_, err := house.Ctr(contextOf(t), "task", "checkpoint", "--image-path", t.TempDir(), "shares")
+	s := configuredStack(t, sharing, "python-demo")
+	setPool(t, s, bakedPython(t, s), 1)
+	run(t, s, "shares", "python-demo", "--null-io")
+	wantRung(t, s, "shares", "thaw")
+	_, err := s.Ctr(contextOf(t), "task", "checkpoint", "--image-path", t.TempDir(), "shares")
 	if err == nil || !strings.Contains(err.Error(), "shared = false") {
 		t.Errorf("it is said: %v", err)
 	}
-	get(t, house, "shares", "/")
+	get(t, s, "shares", "/")
 }

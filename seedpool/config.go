@@ -120,7 +120,7 @@ func Default() Config {
 		RefillBackoff:  Duration(time.Minute),
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
-		Restore:        Sharing{Shared: true, From: 24 << 20},
+		Restore:        Sharing{Shared: false, From: 24 << 20},
 	}
 }
 
@@ -243,8 +243,8 @@ metrics_address = %q
 log_level = %q
 
 [restore]
-# Instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. false: each is given a copy of its own.
-# Containers that share it cannot be checkpointed.
+# true: instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. Ten then take a third of the memory, or less.
+# Containers that share it cannot be checkpointed, and when keeper and shim are killed at once one runs with wrong memory until containerd has removed it.
 shared = %t
 
 # Only if the seed's image is at least as large: a smaller one is copied sooner than mapped.

@@ -36,6 +36,9 @@ func Cleanup(ctx context.Context, w io.Writer, namespace, id, bundle string) err
 	if err := os.Chdir(bundle); err != nil {
 		return fmt.Errorf("enter bundle: %w", err)
 	}
+	if err := endForgotten(ctx, bundle, id); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Warn("clean up after shim")
+	}
 	ended, err := manager.NewShimManager(Runtime).Stop(ctx, id)
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", id, err)

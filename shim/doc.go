@@ -24,6 +24,7 @@
 // In the bundle, beside those of containerd's runc shim:
 //
 //   - sprout.instance: what Cleanup must know of a woken container; JSON of boundInstance, written before Create returns.
+//   - sprout.address: where the shim serves, written when it learns of its first container; Cleanup ends one that containerd has forgotten.
 //   - sprout.exit: how the task ended; JSON of exit, written when everything of it is gone: the launcher's `delete` then has nothing to do.
 //
 // Below the run directory: the record of the start (seedpool.Paths.StartRecord), written after Start has returned, removed with the task.

@@ -43,6 +43,7 @@ func Serve(ctx context.Context, socket *os.File, p seedpool.ShimParams) error {
 
 // serve answers requests on l until the last task is gone and containerd asks for the end, or a signal does.
 func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams, early *ahead) error {
+	noteAddress(p)
 	ctx = log.WithLogger(ctx, log.L.WithFields(log.Fields{"runtime": Runtime, "ns": p.Namespace}))
 	// What works beside the server ends with this, not with sd's own context: containerd's OOM watcher does not know the error of that and would spin.
 	beside, cancel := context.WithCancel(namespaces.WithNamespace(ctx, p.Namespace))

@@ -25,13 +25,15 @@ import (
 type section struct {
 	name   string
 	images []string
+	// config is appended to sproutd's configuration.
+	config string
 	run    func(ctx context.Context, s *stack.Stack, r *results) error
 }
 
 var sections = []section{
-	{"start", []string{"python-demo", "node-demo", "tomcat-demo"}, benchStart},
-	{"idle", []string{"python-demo"}, benchIdle},
-	{"memory", []string{"python-demo", "node-demo", "tomcat-demo"}, benchMemory},
+	{"start", []string{"python-demo", "node-demo", "tomcat-demo"}, "", benchStart},
+	{"idle", []string{"python-demo"}, "", benchIdle},
+	{"memory", []string{"python-demo", "node-demo", "tomcat-demo"}, "[restore]\nshared = true\n", benchMemory},
 }
 
 func main() {
@@ -84,7 +86,7 @@ func choose(want string) ([]section, error) {
 }
 
 func runSection(ctx context.Context, out string, sec section, r *results) (err error) {
-	s, err := stack.Start(ctx, stack.Options{Out: out})
+	s, err := stack.Start(ctx, stack.Options{Out: out, Config: sec.config})
 	if err != nil {
 		return err
 	}
