@@ -192,6 +192,15 @@ func TestContainerThatWasBeingWokenIsRemovedAndASharedCgroupIsNot(t *testing.T) 
 	}
 }
 
+func TestSocketOfAShimThatContainerdHasNotNotedIsRemoved(t *testing.T) {
+	w := newWreck(t)
+	if err := os.Rename(filepath.Join(w.bundle, "bootstrap.json"), filepath.Join(w.bundle, "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	w.write(filepath.Join(w.bundle, addressFileName), []byte("unix://"+w.socket))
+	w.clean(false)
+}
+
 func TestSocketOfALivingPodIsLeft(t *testing.T) {
 	w := newWreck(t)
 	if err := os.Remove(w.socket); err != nil {

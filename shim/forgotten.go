@@ -7,7 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"syscall"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/log"
@@ -27,7 +27,7 @@ func noteAddress(p seedpool.ShimParams) {
 	}
 }
 
-// endForgotten ends the shim that was started for a container, if it lives and has no task, and waits until it has gone.
+// endForgotten ends the shim that was started for a container, if it lives and has no task, and waits until it has gone. The socket of a dead one is removed.
 func endForgotten(ctx context.Context, bundle, id string) error {
 	address, err := os.ReadFile(filepath.Join(bundle, addressFileName))
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,9 +36,14 @@ func endForgotten(ctx context.Context, bundle, id string) error {
 	if err != nil {
 		return fmt.Errorf("end forgotten shim: %w", err)
 	}
-	conn, err := net.Dial("unix", strings.TrimPrefix(string(address), "unix://"))
-	if err != nil {
-		return nil // it is dead, as it should be
+	conn, err := net.Dial("unix", socketPath(string(address)))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil // it has ended, as it should
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(socketPath(string(address)))
+	case err != nil:
+		return fmt.Errorf("end forgotten shim: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
