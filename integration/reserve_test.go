@@ -91,13 +91,14 @@ func (l *launched) shim() int {
 }
 
 func TestSpareThatWasReservedForNothingIsGivenBack(t *testing.T) {
-	setPool(t, house, bakedPython(t, house), 2)
+	seed := bakedPython(t, house)
 	for name, end := range map[string]func(*launched){
 		"shim forgotten":  func(*launched) {},
 		"shim killed":     func(l *launched) { kill(l.T, l.shim()) },
 		"shim terminated": func(l *launched) { terminate(l.T, l.shim()) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			setPool(t, house, seed, 2)
 			l := launch(t, house, "reserved-"+strings.ReplaceAll(name, " ", "-"), "python-demo")
 			l.reserved()
 			shim := l.shim()

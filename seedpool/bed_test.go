@@ -316,6 +316,14 @@ func (r *dirRootfs) Chain(_ context.Context, upperdir string) (string, bool, err
 	return "sha256:image", len(entries) == 0, nil
 }
 
+func (r *dirRootfs) Container(namespace, id string) (string, string) {
+	upperdir := r.dir("containers", id, "upper")
+	if _, err := os.Stat(upperdir); err != nil || namespace != "ns" {
+		return "", ""
+	}
+	return upperdir, "sha256:image"
+}
+
 func (r *dirRootfs) PrepareBake(_ context.Context, seed, _ string) ([]string, error) {
 	return nil, os.MkdirAll(r.dir("bakes", seed), 0o700)
 }

@@ -37,16 +37,11 @@ func clearSign(row *api.InstanceRow) {
 
 // claim gives a ready spare of a seed to a container. early: the answer does not wait for adopt.
 func (p *Pool) claim(ctx context.Context, seedID string, who claimant, early bool) (*api.Instance, error) {
-	return p.give(ctx, who, early, func() (*instance, error) { return p.takeFor(ctx, seedID, who) })
-}
-
-// give makes the container's what take takes for it.
-func (p *Pool) give(ctx context.Context, who claimant, early bool, take func() (*instance, error)) (*api.Instance, error) {
 	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
 	if err != nil {
 		return nil, err
 	}
-	i, err := take()
+	i, err := p.takeFor(ctx, seedID, who)
 	if err == nil {
 		err = p.beginAdoption(i, who.upperdir)
 	}

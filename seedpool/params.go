@@ -25,3 +25,10 @@ type ShimParams struct {
 	// Env is the environment that containerd gave the launcher, NAME=VALUE.
 	Env []string `json:"env,omitempty"`
 }
+
+// IdleParams is what sproutd tells a shim that is idle no longer: the launcher's parameters and what the pool foresees.
+type IdleParams struct {
+	ShimParams
+	// Upperdir is the upper directory of the container's snapshot if there may be a spare for it, which can then be claimed at once; empty: wait for the request.
+	Upperdir string `json:"upperdir,omitempty"`
+}

@@ -7,6 +7,8 @@ import "context"
 type Rootfs interface {
 	// Chain says what a container's snapshot stands on, by the upper directory in its mount; pristine: the upper directory is empty.
 	Chain(ctx context.Context, upperdir string) (chainID string, pristine bool, err error)
+	// Container finds the upper directory of the snapshot that has the container's name, and what it stands on; empty: there is none. It is quick.
+	Container(namespace, id string) (upperdir, chainID string)
 
 	// PrepareBake makes the snapshot a seed is baked on, over an unpacked image, and gives the options of its overlay mount.
 	PrepareBake(ctx context.Context, seed, chainID string) (overlay []string, err error)

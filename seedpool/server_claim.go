@@ -3,6 +3,8 @@ package seedpool
 import (
 	"context"
 
+	"github.com/containerd/errdefs"
+
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
@@ -14,15 +16,21 @@ func (s *service) Claim(ctx context.Context, r *api.ClaimRequest) (_ *api.ClaimR
 	if err := checkContainer(r.Namespace, r.Id); err != nil {
 		return nil, err
 	}
-	who := claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}
-	var inst *api.Instance
-	if r.Reserved != "" {
-		inst, err = s.pool.complete(ctx, r.Reserved, who, r.Early)
-	} else {
-		inst, err = s.pool.claim(ctx, r.Seed, who, r.Early)
+	resp := &api.ClaimResponse{}
+	seed := r.Seed
+	if r.Key != nil {
+		found, err := s.lookup(ctx, r.Namespace, r.Upperdir, r.Key)
+		if err != nil {
+			return nil, err
+		}
+		if found.Seed == nil {
+			return nil, refuse(Reason(found.Reason), fail(errdefs.ErrNotFound, "no seed fits container %s", r.Id))
+		}
+		resp.Seed, seed = found.Seed, found.Seed.Id
 	}
+	resp.Instance, err = s.pool.claim(ctx, seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, r.Early)
 	if err != nil {
 		return nil, err
 	}
-	return &api.ClaimResponse{Instance: inst}, nil
+	return resp, nil
 }

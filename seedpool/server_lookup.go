@@ -21,7 +21,12 @@ func (s *service) Lookup(ctx context.Context, r *api.LookupRequest) (_ *api.Look
 	if r.Key == nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "key is missing")
 	}
-	chain, pristine, err := s.pool.rootfs.Chain(ctx, r.Upperdir)
+	return s.lookup(ctx, r.Namespace, r.Upperdir, r.Key)
+}
+
+// lookup finds the seed for a container's snapshot and spec.
+func (s *service) lookup(ctx context.Context, namespace, upperdir string, key *api.Key) (*api.LookupResponse, error) {
+	chain, pristine, err := s.pool.rootfs.Chain(ctx, upperdir)
 	switch {
 	case errdefs.IsNotFound(err):
 		return &api.LookupResponse{Reason: string(ReasonNotOurSnapshotter)}, nil
@@ -32,7 +37,7 @@ func (s *service) Lookup(ctx context.Context, r *api.LookupRequest) (_ *api.Look
 	case chain == "":
 		return &api.LookupResponse{Reason: string(ReasonNoSeed)}, nil
 	}
-	return s.pool.lookup(r.Namespace, chain, r.Key), nil
+	return s.pool.lookup(namespace, chain, key), nil
 }
 
 // candidate is a seed of the container's namespace and in what the container differs from it.

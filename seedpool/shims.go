@@ -38,6 +38,8 @@ type Shims struct {
 	path   string
 	runDir string
 	want   int
+	// foresee is Pool.Foresee.
+	foresee func(namespace, id string) (upperdir string)
 
 	life  context.Context
 	end   context.CancelFunc
@@ -62,9 +64,9 @@ type idleShim struct {
 	ready bool
 }
 
-// NewShims begins to start idle shims.
-func NewShims(ctx context.Context, c Config) (*Shims, error) {
-	s := &Shims{path: c.Shim, runDir: c.RunDir, want: c.IdleShims, wake: make(chan struct{}, 1)}
+// NewShims begins to start idle shims. foresee says which of them may claim a spare at once, see Pool.Foresee.
+func NewShims(ctx context.Context, c Config, foresee func(namespace, id string) (upperdir string)) (*Shims, error) {
+	s := &Shims{path: c.Shim, runDir: c.RunDir, want: c.IdleShims, foresee: foresee, wake: make(chan struct{}, 1)}
 	if s.path == "" {
 		own, err := os.Executable()
 		if err != nil {
@@ -297,12 +299,29 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 	s.starts.disturb(time.Now())
 	s.moves.For(startTime)
 	defer s.stir()
-	// The line goes on as it came: what the launcher knows and we do not is for the shim.
-	if err := one.give(line); err != nil {
+	if line, err = s.extend(line, request.ShimParams); err == nil {
+		err = one.give(line)
+	}
+	if err != nil {
 		_ = one.cmd.Process.Kill()
 		return nil, "", fmt.Errorf("assign shim: %w", err)
 	}
 	return one, request.Address, nil
+}
+
+// extend adds what the pool foresees to a line of parameters. All else goes on as it came: what the launcher knows and we do not is for the shim.
+func (s *Shims) extend(line []byte, p ShimParams) ([]byte, error) {
+	upperdir := s.foresee(p.Namespace, p.ID)
+	if upperdir == "" {
+		return line, nil
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(line, &fields); err != nil {
+		return nil, err
+	}
+	fields["upperdir"] = upperdir
+	line, err := json.Marshal(fields)
+	return append(line, '\n'), err
 }
 
 // give hands the shim its parameters and waits until it serves. The control socket is closed either way.

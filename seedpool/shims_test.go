@@ -43,11 +43,11 @@ func idleProcess(kind string) error {
 		_, err = control.Write([]byte(`{"error":"address in use"}` + "\n"))
 		return err
 	}
-	var p ShimParams
+	var p IdleParams
 	if err := json.Unmarshal(line, &p); err != nil {
 		return err
 	}
-	if err := os.WriteFile(p.Address, []byte(fmt.Sprintf("%d %s", os.Getpid(), p.ID)), 0o600); err != nil {
+	if err := os.WriteFile(p.Address, fmt.Appendf(nil, "%d %s %s", os.Getpid(), p.ID, p.Upperdir), 0o600); err != nil {
 		return err
 	}
 	if _, err := control.Write([]byte(`{"ok":true}` + "\n")); err != nil {
@@ -84,7 +84,12 @@ func newShimBed(t *testing.T, kind string, idle int) *shimBed {
 	}
 	c := Default()
 	c.RunDir, c.Shim, c.IdleShims = dir, own, idle
-	shims, err := NewShims(t.Context(), c)
+	shims, err := NewShims(t.Context(), c, func(_, id string) string {
+		if id == "c1" {
+			return ""
+		}
+		return "/upper/of/" + id
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +185,10 @@ func TestAnIdleShimIsGivenToOneLauncherOnlyAndReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		pid, id, _ := strings.Cut(string(data), " ")
+		id, foreseen, _ := strings.Cut(id, " ")
+		if (n == 1) != (foreseen == "") || n != 1 && foreseen != "/upper/of/"+id {
+			t.Errorf("%s: upper directory %q", id, foreseen)
+		}
 		if id != fmt.Sprintf("c%d", n) || pids[pid] {
 			t.Errorf("shim %s serves %s", pid, id)
 		}

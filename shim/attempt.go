@@ -60,7 +60,9 @@ func (a *attempt) fail(ctx context.Context) {
 // thaw claims a spare and moves it into the container's cgroup, which is made meanwhile, unless that was done ahead. It stays frozen as it is.
 func (a *attempt) thaw(ctx context.Context) error {
 	if a.reserved != nil {
-		return a.goOn(ctx, a.reserved)
+		r := a.reserved
+		a.identity, a.verified, a.looked, a.adopted, a.undo = r.identity, r.verified, r.looked, r.adopted, r.undo
+		return nil
 	}
 	made := make(chan error, 1)
 	go func() { made <- a.makeCgroup() }()
@@ -79,24 +81,23 @@ func (a *attempt) thaw(ctx context.Context) error {
 	return a.timed("move", a.moveIn)
 }
 
-// goOn makes what was begun ahead this attempt's.
-func (a *attempt) goOn(ctx context.Context, r *reservation) error {
-	err := a.timed("move", r.moved)
-	a.identity, a.verified, a.looked, a.undo = r.identity, r.verified, r.looked, r.undo
-	a.adopted = beside(func() error { return a.awaitFiles(ctx, a.instance) })
-	return err
-}
-
-// claim takes a spare from the pool. Its files become the container's while it is bound.
+// claim takes a spare from the pool, of whichever seed fits when that is not known yet. Its files become the container's while it is bound.
 func (a *attempt) claim(ctx context.Context) (*api.Instance, error) {
 	defer a.record.time("claim")()
 	claim, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	got, err := a.pool.Claim(claim, &api.ClaimRequest{
-		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()), Early: true,
-	})
+	ask := &api.ClaimRequest{Namespace: a.ns, Id: a.ask.ID, Upperdir: a.req.upperdir, ShimPid: uint32(os.Getpid()), Early: true}
+	if a.seed != nil {
+		ask.Seed = a.seed.Id
+	} else {
+		ask.Key = a.bundle.key
+	}
+	got, err := a.pool.Claim(claim, ask)
 	if err != nil {
-		return nil, fmt.Errorf("claim spare of seed %s: %w", a.seed.Name, native(err))
+		return nil, fmt.Errorf("claim spare: %w", native(err))
+	}
+	if a.seed == nil {
+		a.seed = got.Seed
 	}
 	a.adopted = beside(func() error { return a.awaitFiles(ctx, got.Instance) })
 	return got.Instance, nil

@@ -390,35 +390,9 @@ func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupRe
 	return &api.LookupResponse{Seed: seed, Spares: p.spares}, p.failure("Lookup")
 }
 
-// Reserve has nothing unless a test looks ahead.
-func (p *bedPool) Reserve(_ context.Context, r *api.ReserveRequest) (*api.ReserveResponse, error) {
-	if err := p.failure("Reserve"); err != nil {
-		return nil, err
-	}
-	inst, err := p.make("")
-	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
-	}
-	return &api.ReserveResponse{Instance: inst, Seed: &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}}, nil
-}
-
-// complete answers for an instance that was reserved.
-func (p *bedPool) complete(id string) (*api.ClaimResponse, error) {
-	if err := p.failure("Complete"); err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	inst := p.have[id]
-	if inst == nil {
-		return nil, errgrpc.ToGRPC(errdefs.ErrNotFound)
-	}
-	return &api.ClaimResponse{Instance: inst.Instance}, nil
-}
-
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {
-	if r.Reserved != "" {
-		return p.complete(r.Reserved)
+	if err := p.failure("Reserve"); r.Key != nil && err != nil {
+		return nil, err
 	}
 	if p.onClaim != nil {
 		return nil, p.onClaim()
@@ -430,7 +404,11 @@ func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimRespo
 	if err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
-	return &api.ClaimResponse{Instance: inst}, nil
+	resp := &api.ClaimResponse{Instance: inst}
+	if r.Key != nil {
+		resp.Seed = &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}
+	}
+	return resp, nil
 }
 
 func (p *bedPool) Restore(_ context.Context, r *api.RestoreRequest) (*api.RestoreResponse, error) {

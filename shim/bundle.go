@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -58,15 +59,20 @@ func readBundle(dir, id string) (*bundle, error) {
 // ahead does what can be done for a container before its CreateTask comes, while containerd still connects to the shim: the bundle is there before the shim is asked for.
 type ahead struct {
 	dir, id string
-	done    chan struct{}
-	read    *bundle // nil: it could not be read; once done is closed
+	// upperdir is the container's if it may have a spare; empty: it is known from the request.
+	upperdir string
+	// client is the connection that the shim has made when it was idle, for whoever is the first to need one; nil: none.
+	client atomic.Pointer[seedpool.Client]
+	done   chan struct{}
+	read   *bundle // nil: it could not be read; once done is closed
 	// reserved gets the spare that was taken, or nil, and is then closed: one CreateTask has it.
 	reserved chan *reservation
 }
 
 // readAhead begins to read the bundle of the container id.
-func readAhead(dir, id string) *ahead {
-	a := &ahead{dir: dir, id: id, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
+func readAhead(dir, id, upperdir string, client *seedpool.Client) *ahead {
+	a := &ahead{dir: dir, id: id, upperdir: upperdir, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
+	a.client.Store(client)
 	go func() {
 		defer close(a.done)
 		// Whoever needs it reads it again and says what is wrong.
@@ -83,6 +89,16 @@ func (s *wokenTasks) lookAhead(a *ahead) {
 		<-a.done
 		a.reserved <- s.reserve(context.Background(), a)
 	}()
+}
+
+// dial is a connection to sproutd.
+func (s *wokenTasks) dial(ctx context.Context) (*seedpool.Client, error) {
+	if s.ahead != nil {
+		if client := s.ahead.client.Swap(nil); client != nil {
+			return client, nil
+		}
+	}
+	return seedpool.Dial(ctx, s.paths.APISocket())
 }
 
 // bundle is that of the container id: the one that was read ahead, unless it is another's or its file was written since.

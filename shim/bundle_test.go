@@ -18,7 +18,7 @@ func TestBundleThatWasReadAheadIsReadAgainWhenItChanged(t *testing.T) {
 		}
 	}
 	write("one")
-	early := readAhead(dir, "c1")
+	early := readAhead(dir, "c1", "", nil)
 	first, err := early.bundle(dir, "c1")
 	if err != nil || first.spec.Hostname != "one" || first.key == nil || first.cgroup != "/x" {
 		t.Fatalf("%+v, %v", first, err)
@@ -36,7 +36,7 @@ func TestBundleThatWasReadAheadIsReadAgainWhenItChanged(t *testing.T) {
 	if changed, err := early.bundle(dir, "c1"); err != nil || changed.spec.Hostname != "two" {
 		t.Errorf("%+v, %v", changed, err)
 	}
-	if none, err := readAhead(t.TempDir(), "c1").bundle(dir, "c1"); err != nil || none.spec.Hostname != "two" {
+	if none, err := readAhead(t.TempDir(), "c1", "", nil).bundle(dir, "c1"); err != nil || none.spec.Hostname != "two" {
 		t.Errorf("%+v, %v", none, err)
 	}
 }
@@ -47,7 +47,7 @@ func TestUnreadableBundleIsAnError(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readAhead(dir, "c1").bundle(dir, "c1"); err == nil {
+		if _, err := readAhead(dir, "c1", "", nil).bundle(dir, "c1"); err == nil {
 			t.Errorf("%s was read", data)
 		}
 	}

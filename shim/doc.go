@@ -13,7 +13,8 @@
 // the reaper of what is reparented to it, writes its log into the bundle's named pipe `log`, and ends when containerd asks it to and no task is left, or by
 // SIGTERM. sproutd may come and go: without it everything starts cold.
 //
-// As soon as it knows its first container it reads the bundle and takes a spare for it, while containerd still connects (reserve.go). CreateTask completes that, or
+// As soon as it knows its first container it reads the bundle and, if sproutd foresees a spare, claims it and moves it in, while containerd still connects
+// (reserve.go). CreateTask goes on from there, or
 // gives the spare back and goes its own way; so does a shim that ends without a CreateTask, and sproutd for one that dies.
 //
 // A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is

@@ -35,7 +35,7 @@ type assigned struct {
 }
 
 // Idle is the life of a shim that sproutd has started before any container needs it. control is a stream socket: {"ready":true} goes out, one line of JSON with
-// seedpool.ShimParams comes in, one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the
+// seedpool.IdleParams comes in, one line goes out, {"ok":true} once the socket accepts, or {"error":"…"} and the shim ends. When control is closed before that the
 // shim ends, too.
 func Idle(ctx context.Context, control *os.File) error {
 	if err := becomeShim(); err != nil {
@@ -49,6 +49,11 @@ func Idle(ctx context.Context, control *os.File) error {
 	defer conn.Close()
 	if err := prewarm(); err != nil {
 		log.L.WithError(err).Warn("prewarm idle shim")
+	}
+	// One that cannot be made now is made when it is needed, or the container starts cold.
+	client, err := seedpool.Dial(ctx, seedpool.PathsFromEnv().APISocket())
+	if err != nil {
+		log.L.WithError(err).Warn("connect idle shim to sproutd")
 	}
 	runtime.GC()
 	debug.SetGCPercent(-1)
@@ -64,25 +69,25 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
 	}
-	early := readAhead(p.Bundle, p.ID)
-	l, err := assign(p)
+	early := readAhead(p.Bundle, p.ID, p.Upperdir, client)
+	l, err := assign(p.ShimParams)
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
 	}
 	time.AfterFunc(untidy, staySmall)
 	// Connections wait in the socket's queue until serve accepts them.
 	if err := reply(conn, assigned{OK: true}); err != nil {
-		return errors.Join(err, withdraw(l, p))
+		return errors.Join(err, withdraw(l, p.ShimParams))
 	}
 	if err := conn.Close(); err != nil {
-		return errors.Join(err, withdraw(l, p))
+		return errors.Join(err, withdraw(l, p.ShimParams))
 	}
-	return serve(ctx, l, p, early)
+	return serve(ctx, l, p.ShimParams, early)
 }
 
 // readParams waits for the line of parameters. io.EOF: there will be none.
-func readParams(r io.Reader) (seedpool.ShimParams, error) {
-	var p seedpool.ShimParams
+func readParams(r io.Reader) (seedpool.IdleParams, error) {
+	var p seedpool.IdleParams
 	line, err := bufio.NewReader(io.LimitReader(r, paramsLimit)).ReadBytes('\n')
 	if len(line) == 0 && err != nil {
 		return p, io.EOF

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
@@ -18,11 +19,21 @@ import (
 // lookAhead has the shim do what it does when it was assigned the container, and waits until it is done.
 func (b *bed) lookAhead(r *taskAPI.CreateTaskRequest) {
 	b.t.Helper()
-	b.tasks.lookAhead(readAhead(r.Bundle, r.ID))
+	b.lookAheadFor(r, upperOf(r.Rootfs[0].Options))
+}
+
+// lookAheadFor is lookAhead with an upper directory of the test's.
+func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, upperdir string) {
+	b.t.Helper()
+	client, err := seedpool.Dial(b.t.Context(), b.tasks.paths.APISocket())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.tasks.lookAhead(readAhead(r.Bundle, r.ID, upperdir, client))
 	// The one that will be received stays where it is.
 	again := make(chan *reservation, 1)
 	if reserved := <-b.tasks.ahead.reserved; reserved != nil {
-		if err := reserved.moved(); err != nil {
+		if err := reserved.adopted(); err != nil {
 			b.t.Fatal(err)
 		}
 		again <- reserved
@@ -79,8 +90,12 @@ func TestReservationThatIsNotForTheRequestIsDropped(t *testing.T) {
 		woken  bool
 		cold   []string
 	}{
-		"another image": {func(b *bed, _ *taskAPI.CreateTaskRequest) {
-			b.pool.fail = map[string]error{"Complete": refusal(b.t, seedpool.ReasonKeyDiffers)}
+		"another snapshot": {func(b *bed, r *taskAPI.CreateTaskRequest) {
+			for n, o := range r.Rootfs[0].Options {
+				if upper, ok := strings.CutPrefix(o, "upperdir="); ok {
+					r.Rootfs[0].Options[n] = "upperdir=" + filepath.Join(upper, "..", "another")
+				}
+			}
 		}, true, nil},
 		"another spec by now": {func(b *bed, r *taskAPI.CreateTaskRequest) {
 			b.bundle(r.ID, b.spec(b.cgroup("c1")))
@@ -93,11 +108,6 @@ func TestReservationThatIsNotForTheRequestIsDropped(t *testing.T) {
 				b.t.Fatal(err)
 			}
 		}, false, []string{"thaw key-failed", "restore key-failed"}},
-		"sproutd died": {func(b *bed, _ *taskAPI.CreateTaskRequest) {
-			if err := b.pool.listener.die(); err != nil {
-				b.t.Fatal(err)
-			}
-		}, false, []string{"thaw sproutd-down", "restore sproutd-down"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t, "echo ready; sleep 1000")
@@ -121,6 +131,23 @@ func TestReservationThatIsNotForTheRequestIsDropped(t *testing.T) {
 			b.ends(task, 137)
 		})
 	}
+}
+
+func TestReservedSpareIsWokenThoughSproutdHasDied(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	b.lookAhead(r)
+	if err := b.pool.listener.die(); err != nil {
+		t.Fatal(err)
+	}
+	task := b.woken(r, seedpool.RungThaw)
+	b.start(task)
+	b.kill(task, 9)
+	// The next sproutd finds out by itself that the spare was taken.
+	if err := (linux.Cgroup{Path: task.instance.Cgroup}).Remove(); err != nil {
+		t.Fatal(err)
+	}
+	b.ends(task, 137)
 }
 
 func TestReservedSpareWithMoreRightsThanTheSpecIsKilled(t *testing.T) {
@@ -163,6 +190,19 @@ func TestNothingIsReservedForWhatIsNotThawed(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestNothingIsReservedThatSproutdDoesNotForesee(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	b.lookAheadFor(r, "")
+	if made, _ := b.made(); made != 0 {
+		t.Errorf("%d instances were taken", made)
+	}
+	task := b.woken(r, seedpool.RungThaw)
+	b.start(task)
+	b.kill(task, 9)
+	b.ends(task, 137)
 }
 
 func TestFailedReservationIsNoReasonToFallBack(t *testing.T) {

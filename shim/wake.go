@@ -130,14 +130,14 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 	if w.bundle.keyErr != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonKeyFailed)}, nil
 	}
-	defer w.record.time("lookup")()
-	if r := w.complete(ctx); r != nil {
+	if r := w.reservation(ctx); r != nil {
 		w.reserved, w.seed = r, r.seed
 		return &api.LookupResponse{Seed: r.seed, Spares: 1}, r.client
 	}
+	defer w.record.time("lookup")()
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	client, err := seedpool.Dial(ctx, w.tasks.paths.APISocket())
+	client, err := w.tasks.dial(ctx)
 	if err != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, nil
 	}

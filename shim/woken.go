@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -71,6 +72,9 @@ func (s *wokenTasks) count() int {
 func (s *wokenTasks) close() error {
 	if s.ahead != nil {
 		s.ahead.reservation(s.ahead.id).drop(context.Background())
+		if client := s.ahead.client.Swap(nil); client != nil {
+			return errors.Join(client.Close(), s.consoles.close())
+		}
 	}
 	return s.consoles.close()
 }

@@ -30,6 +30,13 @@ func (s *Snapshotter) Chain(ctx context.Context, upperdir string) (chainID strin
 	return chainOf(r.info.Parent), pristine, nil
 }
 
+// Container is the upper directory of the snapshot that containerd's client has given a container's name, as it does for the container's own, and the chain id
+// of the image that it stands on. Both are empty when there is none.
+func (s *Snapshotter) Container(namespace, id string) (upperdir, chainID string) {
+	found, _ := s.index.named(namespace, id)
+	return found.upper, found.chain
+}
+
 // Over puts the seed's layer below the container's own upper, which must be empty and not mounted, and gives the options of the overlay mount of the
 // three. The container's snapshot then has LabelSeed. Errors: ErrNotOurs, ErrNotEmpty, ErrMisfit; NotFound: there is no such seed, or it is retired.
 func (s *Snapshotter) Over(ctx context.Context, seed, upperdir string) ([]string, error) {

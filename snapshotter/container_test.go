@@ -25,6 +25,32 @@ func TestChainSaysOnWhichImageAContainerStands(t *testing.T) {
 	want(t, "pristine after a write", pristine, false)
 }
 
+func TestContainerFindsASnapshotByItsName(t *testing.T) {
+	b := newBed(t)
+	image, chainID := b.demo("default")
+	first := b.container("default/9/c1", image)
+	find := func(what, namespace, id, upper, chain string) {
+		t.Helper()
+		gotUpper, gotChain := b.Container(namespace, id)
+		want(t, what+": upper directory", gotUpper, upper)
+		want(t, what+": chain", gotChain, chain)
+	}
+	find("container", "default", "c1", first, chainID)
+	find("another namespace", "other", "c1", "", "")
+	find("another name", "default", "c2", "", "")
+	b.reopen()
+	find("after a restart", "default", "c1", first, chainID)
+	again := b.container("default/12/c1", image)
+	find("the name used again", "default", "c1", again, chainID)
+	must(t, b.Remove(b.ctx, "default/9/c1"))
+	find("the old one collected", "default", "c1", again, chainID)
+	must(t, b.Remove(b.ctx, "default/12/c1"))
+	find("removed", "default", "c1", "", "")
+	part := b.container("default/13/c1/part", image)
+	find("a part of it", "default", "c1", "", "")
+	find("a name with a slash", "default", "c1/part", part, chainID)
+}
+
 func TestChainIsEmptyWhenTheParentIsNotNamedByItsContent(t *testing.T) {
 	b := newBed(t)
 	image, _ := b.demo("default")

@@ -91,7 +91,7 @@ func (s *Snapshotter) create(ctx context.Context, inner creator, key, parent str
 		return nil, errors.Join(err, s.drop(ctx, key))
 	}
 	if r.info.Kind == snapshots.KindActive {
-		s.index.add(key, s.upper(r.id))
+		s.index.add(key, s.upper(r.id), chainOf(r.info.Parent))
 	}
 	return mounts, nil
 }

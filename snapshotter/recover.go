@@ -54,7 +54,7 @@ func (s *Snapshotter) recoverRow(ctx context.Context, info snapshots.Info) error
 			_, _, err = storage.Remove(ctx, info.Name)
 		}
 	case !own(info.Name) && info.Kind == snapshots.KindActive:
-		s.index.add(info.Name, s.upper(r.id))
+		s.index.add(info.Name, s.upper(r.id), chainOf(info.Parent))
 	}
 	return err
 }

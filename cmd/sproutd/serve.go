@@ -212,7 +212,7 @@ func (d *parts) startShims(ctx context.Context, c seedpool.Config) error {
 	if err != nil {
 		return err
 	}
-	shims, err := seedpool.NewShims(ctx, c)
+	shims, err := seedpool.NewShims(ctx, c, d.pool.Foresee)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -290,127 +290,6 @@ func (x *LookupResponse) GetDetail() string {
 	return ""
 }
 
-type ReserveRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Key       *Key                   `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	// The shim that asks: when it dies before Bound, the instance is destroyed.
-	ShimPid       uint32 `protobuf:"varint,4,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReserveRequest) Reset() {
-	*x = ReserveRequest{}
-	mi := &file_sprout_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReserveRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReserveRequest) ProtoMessage() {}
-
-func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
-func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *ReserveRequest) GetNamespace() string {
-	if x != nil {
-		return x.Namespace
-	}
-	return ""
-}
-
-func (x *ReserveRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *ReserveRequest) GetKey() *Key {
-	if x != nil {
-		return x.Key
-	}
-	return nil
-}
-
-func (x *ReserveRequest) GetShimPid() uint32 {
-	if x != nil {
-		return x.ShimPid
-	}
-	return 0
-}
-
-type ReserveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	Seed          *SeedInfo              `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReserveResponse) Reset() {
-	*x = ReserveResponse{}
-	mi := &file_sprout_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReserveResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReserveResponse) ProtoMessage() {}
-
-func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
-func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ReserveResponse) GetInstance() *Instance {
-	if x != nil {
-		return x.Instance
-	}
-	return nil
-}
-
-func (x *ReserveResponse) GetSeed() *SeedInfo {
-	if x != nil {
-		return x.Seed
-	}
-	return nil
-}
-
 type ClaimRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -422,15 +301,15 @@ type ClaimRequest struct {
 	// Answer while the spare's files are still being made the container's, which waits for a disk. The caller must not let the instance run before Adopted has
 	// answered without error.
 	Early bool `protobuf:"varint,6,opt,name=early,proto3" json:"early,omitempty"`
-	// The instance that Reserve has given for this container: it is completed. FailedPrecondition: the container's image is not its seed's.
-	Reserved      string `protobuf:"bytes,7,opt,name=reserved,proto3" json:"reserved,omitempty"`
+	// In place of seed, by a caller that has not asked with Lookup: the seed that it would have found. NotFound: there is none.
+	Key           *Key `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_sprout_proto_msgTypes[6]
+	mi := &file_sprout_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +321,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[6]
+	mi := &file_sprout_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +334,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{6}
+	return file_sprout_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClaimRequest) GetNamespace() string {
@@ -500,11 +379,11 @@ func (x *ClaimRequest) GetEarly() bool {
 	return false
 }
 
-func (x *ClaimRequest) GetReserved() string {
+func (x *ClaimRequest) GetKey() *Key {
 	if x != nil {
-		return x.Reserved
+		return x.Key
 	}
-	return ""
+	return nil
 }
 
 type AdoptedRequest struct {
@@ -516,7 +395,7 @@ type AdoptedRequest struct {
 
 func (x *AdoptedRequest) Reset() {
 	*x = AdoptedRequest{}
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +407,7 @@ func (x *AdoptedRequest) String() string {
 func (*AdoptedRequest) ProtoMessage() {}
 
 func (x *AdoptedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +420,7 @@ func (x *AdoptedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptedRequest.ProtoReflect.Descriptor instead.
 func (*AdoptedRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{7}
+	return file_sprout_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AdoptedRequest) GetInstance() string {
@@ -578,7 +457,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +469,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +482,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{8}
+	return file_sprout_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Instance) GetId() string {
@@ -684,15 +563,17 @@ func (x *Instance) GetMemory() string {
 }
 
 type ClaimResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The seed that was found for a key.
+	Seed          *SeedInfo `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +585,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,12 +598,19 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{9}
+	return file_sprout_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClaimResponse) GetInstance() *Instance {
 	if x != nil {
 		return x.Instance
+	}
+	return nil
+}
+
+func (x *ClaimResponse) GetSeed() *SeedInfo {
+	if x != nil {
+		return x.Seed
 	}
 	return nil
 }
@@ -745,7 +633,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +645,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +658,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{10}
+	return file_sprout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RestoreRequest) GetNamespace() string {
@@ -834,7 +722,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +734,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +747,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{11}
+	return file_sprout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestoreResponse) GetInstance() *Instance {
@@ -892,7 +780,7 @@ type BoundRequest struct {
 
 func (x *BoundRequest) Reset() {
 	*x = BoundRequest{}
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +792,7 @@ func (x *BoundRequest) String() string {
 func (*BoundRequest) ProtoMessage() {}
 
 func (x *BoundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +805,7 @@ func (x *BoundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundRequest.ProtoReflect.Descriptor instead.
 func (*BoundRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{12}
+	return file_sprout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BoundRequest) GetInstance() string {
@@ -937,7 +825,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +837,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +850,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{13}
+	return file_sprout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DiscardRequest) GetInstance() string {
@@ -990,7 +878,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +890,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +903,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{14}
+	return file_sprout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Phase) GetName() string {
@@ -1045,7 +933,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +945,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +958,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{15}
+	return file_sprout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Fallback) GetRung() string {
@@ -1119,7 +1007,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1019,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1032,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{16}
+	return file_sprout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Start) GetNamespace() string {
@@ -1219,7 +1107,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1119,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1132,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{17}
+	return file_sprout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReportRequest) GetStart() *Start {
@@ -1266,7 +1154,7 @@ type SeedRef struct {
 
 func (x *SeedRef) Reset() {
 	*x = SeedRef{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1166,7 @@ func (x *SeedRef) String() string {
 func (*SeedRef) ProtoMessage() {}
 
 func (x *SeedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1179,7 @@ func (x *SeedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedRef.ProtoReflect.Descriptor instead.
 func (*SeedRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SeedRef) GetNamespace() string {
@@ -1338,7 +1226,7 @@ type SeedInfo struct {
 
 func (x *SeedInfo) Reset() {
 	*x = SeedInfo{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1238,7 @@ func (x *SeedInfo) String() string {
 func (*SeedInfo) ProtoMessage() {}
 
 func (x *SeedInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1251,7 @@ func (x *SeedInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedInfo.ProtoReflect.Descriptor instead.
 func (*SeedInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SeedInfo) GetId() string {
@@ -1509,7 +1397,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1409,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1422,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -1599,7 +1487,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1499,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1512,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1679,7 +1567,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1579,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1592,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1738,7 +1626,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1638,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1651,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -1846,7 +1734,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1746,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +1759,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1894,7 +1782,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +1794,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +1807,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1964,7 +1852,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +1864,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +1877,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -2076,7 +1964,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +1976,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +1989,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2149,7 +2037,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2049,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2062,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -2193,7 +2081,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2093,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2106,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -2239,7 +2127,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2139,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2152,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2299,7 +2187,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2199,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2212,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2366,7 +2254,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2266,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2279,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2473,7 +2361,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2373,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2386,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2517,7 +2405,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2417,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2430,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2563,7 +2451,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2463,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2476,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2614,7 +2502,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2514,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2527,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2660,7 +2548,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2672,7 +2560,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2685,7 +2573,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2718,7 +2606,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2618,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2631,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2779,7 +2667,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +2679,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +2692,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2889,7 +2777,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +2789,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +2802,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2949,7 +2837,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +2849,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +2862,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3024,23 +2912,15 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\anearest\x18\x04 \x01(\tR\anearest\x12\x18\n" +
 	"\adiffers\x18\x05 \x03(\tR\adiffers\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"{\n" +
-	"\x0eReserveRequest\x12\x1c\n" +
-	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\tR\x02id\x12 \n" +
-	"\x03key\x18\x03 \x01(\v2\x0e.sprout.v1.KeyR\x03key\x12\x19\n" +
-	"\bshim_pid\x18\x04 \x01(\rR\ashimPid\"k\n" +
-	"\x0fReserveResponse\x12/\n" +
-	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12'\n" +
-	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xb9\x01\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xbf\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\tR\x04seed\x12\x1a\n" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x19\n" +
 	"\bshim_pid\x18\x05 \x01(\rR\ashimPid\x12\x14\n" +
-	"\x05early\x18\x06 \x01(\bR\x05early\x12\x1a\n" +
-	"\breserved\x18\a \x01(\tR\breserved\",\n" +
+	"\x05early\x18\x06 \x01(\bR\x05early\x12 \n" +
+	"\x03key\x18\a \x01(\v2\x0e.sprout.v1.KeyR\x03key\",\n" +
 	"\x0eAdoptedRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"\x8a\x02\n" +
 	"\bInstance\x12\x0e\n" +
@@ -3056,9 +2936,10 @@ const file_sprout_proto_rawDesc = "" +
 	"\texit_file\x18\t \x01(\tR\bexitFile\x12\x16\n" +
 	"\x06keeper\x18\n" +
 	" \x01(\tR\x06keeper\x12\x16\n" +
-	"\x06memory\x18\v \x01(\tR\x06memory\"@\n" +
+	"\x06memory\x18\v \x01(\tR\x06memory\"i\n" +
 	"\rClaimResponse\x12/\n" +
-	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\"\xb7\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12'\n" +
+	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xb7\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3237,10 +3118,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x03R\x03pid2\xdf\x03\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9d\x03\n" +
 	"\x04Pool\x12=\n" +
-	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12@\n" +
-	"\aReserve\x12\x19.sprout.v1.ReserveRequest\x1a\x1a.sprout.v1.ReserveResponse\x12:\n" +
+	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
 	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x126\n" +
 	"\aAdopted\x12\x19.sprout.v1.AdoptedRequest\x1a\x10.sprout.v1.Empty\x12@\n" +
 	"\aRestore\x12\x19.sprout.v1.RestoreRequest\x1a\x1a.sprout.v1.RestoreResponse\x122\n" +
@@ -3279,134 +3159,129 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
 	(*LookupRequest)(nil),         // 2: sprout.v1.LookupRequest
 	(*LookupResponse)(nil),        // 3: sprout.v1.LookupResponse
-	(*ReserveRequest)(nil),        // 4: sprout.v1.ReserveRequest
-	(*ReserveResponse)(nil),       // 5: sprout.v1.ReserveResponse
-	(*ClaimRequest)(nil),          // 6: sprout.v1.ClaimRequest
-	(*AdoptedRequest)(nil),        // 7: sprout.v1.AdoptedRequest
-	(*Instance)(nil),              // 8: sprout.v1.Instance
-	(*ClaimResponse)(nil),         // 9: sprout.v1.ClaimResponse
-	(*RestoreRequest)(nil),        // 10: sprout.v1.RestoreRequest
-	(*RestoreResponse)(nil),       // 11: sprout.v1.RestoreResponse
-	(*BoundRequest)(nil),          // 12: sprout.v1.BoundRequest
-	(*DiscardRequest)(nil),        // 13: sprout.v1.DiscardRequest
-	(*Phase)(nil),                 // 14: sprout.v1.Phase
-	(*Fallback)(nil),              // 15: sprout.v1.Fallback
-	(*Start)(nil),                 // 16: sprout.v1.Start
-	(*ReportRequest)(nil),         // 17: sprout.v1.ReportRequest
-	(*SeedRef)(nil),               // 18: sprout.v1.SeedRef
-	(*SeedInfo)(nil),              // 19: sprout.v1.SeedInfo
-	(*PagesUsage)(nil),            // 20: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 21: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 22: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 23: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 24: sprout.v1.Refusal
-	(*Readiness)(nil),             // 25: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 26: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 27: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 28: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 29: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 30: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 31: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 32: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 33: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 37: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 38: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 39: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 40: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 41: sprout.v1.ListInstancesResponse
-	nil,                           // 42: sprout.v1.Key.PartsEntry
-	nil,                           // 43: sprout.v1.Key.EnvEntry
-	nil,                           // 44: sprout.v1.Key.MountsEntry
+	(*ClaimRequest)(nil),          // 4: sprout.v1.ClaimRequest
+	(*AdoptedRequest)(nil),        // 5: sprout.v1.AdoptedRequest
+	(*Instance)(nil),              // 6: sprout.v1.Instance
+	(*ClaimResponse)(nil),         // 7: sprout.v1.ClaimResponse
+	(*RestoreRequest)(nil),        // 8: sprout.v1.RestoreRequest
+	(*RestoreResponse)(nil),       // 9: sprout.v1.RestoreResponse
+	(*BoundRequest)(nil),          // 10: sprout.v1.BoundRequest
+	(*DiscardRequest)(nil),        // 11: sprout.v1.DiscardRequest
+	(*Phase)(nil),                 // 12: sprout.v1.Phase
+	(*Fallback)(nil),              // 13: sprout.v1.Fallback
+	(*Start)(nil),                 // 14: sprout.v1.Start
+	(*ReportRequest)(nil),         // 15: sprout.v1.ReportRequest
+	(*SeedRef)(nil),               // 16: sprout.v1.SeedRef
+	(*SeedInfo)(nil),              // 17: sprout.v1.SeedInfo
+	(*PagesUsage)(nil),            // 18: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 19: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 20: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 21: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 22: sprout.v1.Refusal
+	(*Readiness)(nil),             // 23: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 24: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 25: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 26: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 27: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 28: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 29: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 30: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 31: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 32: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 33: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 34: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 35: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 36: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 37: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 38: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 39: sprout.v1.ListInstancesResponse
+	nil,                           // 40: sprout.v1.Key.PartsEntry
+	nil,                           // 41: sprout.v1.Key.EnvEntry
+	nil,                           // 42: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	42, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	43, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	44, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	40, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	41, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	42, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
-	19, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
-	1,  // 5: sprout.v1.ReserveRequest.key:type_name -> sprout.v1.Key
-	8,  // 6: sprout.v1.ReserveResponse.instance:type_name -> sprout.v1.Instance
-	19, // 7: sprout.v1.ReserveResponse.seed:type_name -> sprout.v1.SeedInfo
-	8,  // 8: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
-	8,  // 9: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
-	14, // 10: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
-	15, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
-	15, // 12: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
-	14, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	16, // 14: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 15: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	20, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	19, // 17: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	25, // 18: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	14, // 19: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	8,  // 20: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	25, // 21: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	19, // 22: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	19, // 23: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	32, // 24: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	16, // 25: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	8,  // 26: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	14, // 27: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	15, // 28: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	8,  // 29: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 30: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 31: sprout.v1.Pool.Reserve:input_type -> sprout.v1.ReserveRequest
-	6,  // 32: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	7,  // 33: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	10, // 34: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	12, // 35: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	13, // 36: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	17, // 37: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	26, // 38: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	28, // 39: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	18, // 40: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	18, // 41: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	18, // 42: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	31, // 43: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	33, // 44: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	35, // 45: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 46: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	39, // 47: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	38, // 48: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	38, // 49: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 50: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 51: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 52: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	5,  // 53: sprout.v1.Pool.Reserve:output_type -> sprout.v1.ReserveResponse
-	9,  // 54: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 55: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	11, // 56: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 57: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 58: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 59: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	27, // 60: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	29, // 61: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	19, // 62: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	30, // 63: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 64: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	32, // 65: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	34, // 66: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	36, // 67: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	37, // 68: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	40, // 69: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 70: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 71: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	41, // 72: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 73: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	52, // [52:74] is the sub-list for method output_type
-	30, // [30:52] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	17, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
+	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
+	6,  // 6: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
+	17, // 7: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
+	6,  // 8: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
+	12, // 9: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
+	13, // 10: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
+	13, // 11: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
+	12, // 12: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
+	14, // 13: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	1,  // 14: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	18, // 15: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	17, // 16: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	23, // 17: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	12, // 18: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 19: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	23, // 20: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	17, // 21: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	17, // 22: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	30, // 23: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	14, // 24: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	6,  // 25: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	12, // 26: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	13, // 27: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 28: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 29: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 30: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 31: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	8,  // 32: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	10, // 33: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	11, // 34: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	15, // 35: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	24, // 36: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	26, // 37: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	16, // 38: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	16, // 39: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	16, // 40: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	29, // 41: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	31, // 42: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	33, // 43: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 44: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	37, // 45: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	36, // 46: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	36, // 47: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 48: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 49: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 50: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	7,  // 51: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 52: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	9,  // 53: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 54: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 55: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 56: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	25, // 57: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	27, // 58: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	17, // 59: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	28, // 60: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 61: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	30, // 62: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	32, // 63: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	34, // 64: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	35, // 65: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	38, // 66: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 67: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 68: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	39, // 69: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 70: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	50, // [50:71] is the sub-list for method output_type
+	29, // [29:50] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3420,7 +3295,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

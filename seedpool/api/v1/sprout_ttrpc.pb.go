@@ -9,7 +9,6 @@ import (
 
 type PoolService interface {
 	Lookup(context.Context, *LookupRequest) (*LookupResponse, error)
-	Reserve(context.Context, *ReserveRequest) (*ReserveResponse, error)
 	Claim(context.Context, *ClaimRequest) (*ClaimResponse, error)
 	Adopted(context.Context, *AdoptedRequest) (*Empty, error)
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
@@ -27,13 +26,6 @@ func RegisterPoolService(srv *ttrpc.Server, svc PoolService) {
 					return nil, err
 				}
 				return svc.Lookup(ctx, &req)
-			},
-			"Reserve": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req ReserveRequest
-				if err := unmarshal(&req); err != nil {
-					return nil, err
-				}
-				return svc.Reserve(ctx, &req)
 			},
 			"Claim": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ClaimRequest
@@ -94,14 +86,6 @@ func NewPoolClient(client *ttrpc.Client) PoolService {
 func (c *poolClient) Lookup(ctx context.Context, req *LookupRequest) (*LookupResponse, error) {
 	var resp LookupResponse
 	if err := c.client.Call(ctx, "sprout.v1.Pool", "Lookup", req, &resp); err != nil {
-		return nil, err
-	}
-	return &resp, nil
-}
-
-func (c *poolClient) Reserve(ctx context.Context, req *ReserveRequest) (*ReserveResponse, error) {
-	var resp ReserveResponse
-	if err := c.client.Call(ctx, "sprout.v1.Pool", "Reserve", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
