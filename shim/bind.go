@@ -146,7 +146,7 @@ func (a *attempt) verify() error {
 	if err := verifyNamespaces(a.spec, a.req.netns, a.looked); err != nil {
 		return err
 	}
-	return verifyCreds(a.spec, a.looked)
+	return verifyCreds(a.spec, a.instance, a.looked)
 }
 
 // verifiedAll waits for verify, and makes sure that what it has looked at is what is released.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/keeper"
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
@@ -123,11 +126,24 @@ func within(have, allowed []int) bool {
 	return !slices.ContainsFunc(have, func(id int) bool { return !slices.Contains(allowed, id) })
 }
 
-// verifyCreds holds every thread of the given processes against what the spec grants; the first that has more is a *credsError.
-func verifyCreds(spec *specs.Spec, pids []int) error {
+// verifyCreds holds every thread of an instance's processes against what the spec grants; the first that has more is a *credsError. What a thread of a frozen
+// instance may do is what was read when it was frozen. What is not on record is read.
+func verifyCreds(spec *specs.Spec, inst *api.Instance, pids []int) error {
 	g, err := grantOf(spec)
 	if err != nil {
 		return err
+	}
+	known, err := recorded(inst, pids)
+	if err != nil {
+		return err
+	}
+	for _, c := range known {
+		if beyond := g.excess(c); len(beyond) > 0 {
+			return &credsError{pid: int(inst.Pid), tid: int(inst.Pid), excess: beyond}
+		}
+	}
+	if len(known) > 0 && labelOf(spec) == "" {
+		return nil
 	}
 	for _, pid := range pids {
 		tids, err := linux.Threads(pid)
@@ -147,13 +163,39 @@ func verifyCreds(spec *specs.Spec, pids []int) error {
 	return nil
 }
 
+// recorded is what the threads of an instance have by its record, if that is of these processes: as many threads, and the first of each as it is now.
+func recorded(inst *api.Instance, pids []int) (known []linux.Creds, err error) {
+	threads := 0
+	for _, m := range inst.Credentials {
+		known, threads = append(known, keeper.CredsOf(m)), threads+int(m.Threads)
+	}
+	if threads == 0 {
+		return nil, nil
+	}
+	for _, pid := range pids {
+		tids, err := linux.Threads(pid)
+		if err != nil {
+			return nil, err
+		}
+		threads -= len(tids)
+		c, err := linux.ReadCreds(pid, pid)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(known, func(k linux.Creds) bool { return reflect.DeepEqual(k, c) }) {
+			return nil, nil
+		}
+	}
+	if threads != 0 {
+		return nil, nil
+	}
+	return known, nil
+}
+
 // labelExcess compares the security label of a thread with the one that the spec asks for; a spec that asks for none accepts any.
 func labelExcess(spec *specs.Spec, pid, tid int) []string {
-	want := spec.Process.SelinuxLabel
+	want := labelOf(spec)
 	if want == "" {
-		want = spec.Process.ApparmorProfile
-	}
-	if want == "" || want == "unconfined" {
 		return nil
 	}
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(tid), "attr", "current"))
@@ -165,6 +207,18 @@ func labelExcess(spec *specs.Spec, pid, tid int) []string {
 		return []string{fmt.Sprintf("security label %q, granted %q", have, want)}
 	}
 	return nil
+}
+
+// labelOf is the security label that a spec asks for; empty: none, or any.
+func labelOf(spec *specs.Spec) string {
+	want := spec.Process.SelinuxLabel
+	if want == "" {
+		want = spec.Process.ApparmorProfile
+	}
+	if want == "unconfined" {
+		return ""
+	}
+	return want
 }
 
 // verifyNamespaces makes sure that no process of an instance is in a namespace of the host's that the spec does not share with it.

@@ -67,9 +67,16 @@ func (i *instance) release() error {
 	return errors.Join(errs...)
 }
 
-// adopt takes up the restored process.
+// adopt takes up the restored process, which is frozen.
 func (i *instance) adopt(pid int) (err error) {
 	i.message.Pid = uint32(pid)
+	pids, err := i.cgroup.Procs()
+	if err != nil {
+		return err
+	}
+	if i.message.Credentials, err = readCredentials(pids); err != nil {
+		return err
+	}
 	if i.pidfd, err = linux.OpenPidfd(pid); err != nil {
 		return err
 	}

@@ -450,7 +450,9 @@ type Instance struct {
 	// Socket of the keeper that is its parent.
 	Keeper string `protobuf:"bytes,10,opt,name=keeper,proto3" json:"keeper,omitempty"`
 	// Socket on which the shim gets a second hold on memory that is shared with other instances, before it lets it run; empty: its memory is its own.
-	Memory        string `protobuf:"bytes,11,opt,name=memory,proto3" json:"memory,omitempty"`
+	Memory string `protobuf:"bytes,11,opt,name=memory,proto3" json:"memory,omitempty"`
+	// What its threads may do, read when it was frozen; empty: it was not read.
+	Credentials   []*Credentials `protobuf:"bytes,12,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,6 +564,142 @@ func (x *Instance) GetMemory() string {
 	return ""
 }
 
+func (x *Instance) GetCredentials() []*Credentials {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+// Credentials are what some threads of an instance have, as /proc/PID/status tells.
+type Credentials struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many threads have just these.
+	Threads uint32 `protobuf:"varint,1,opt,name=threads,proto3" json:"threads,omitempty"`
+	// Real, effective, saved, file system.
+	Uids   []int64 `protobuf:"varint,2,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	Gids   []int64 `protobuf:"varint,3,rep,packed,name=gids,proto3" json:"gids,omitempty"`
+	Groups []int64 `protobuf:"varint,4,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	// Capability sets, bit n is capability n.
+	Inheritable uint64 `protobuf:"varint,5,opt,name=inheritable,proto3" json:"inheritable,omitempty"`
+	Permitted   uint64 `protobuf:"varint,6,opt,name=permitted,proto3" json:"permitted,omitempty"`
+	Effective   uint64 `protobuf:"varint,7,opt,name=effective,proto3" json:"effective,omitempty"`
+	Bounding    uint64 `protobuf:"varint,8,opt,name=bounding,proto3" json:"bounding,omitempty"`
+	Ambient     uint64 `protobuf:"varint,9,opt,name=ambient,proto3" json:"ambient,omitempty"`
+	NoNewPrivs  bool   `protobuf:"varint,10,opt,name=no_new_privs,json=noNewPrivs,proto3" json:"no_new_privs,omitempty"`
+	// Mode: 0 off, 1 strict, 2 filter.
+	Seccomp       int32 `protobuf:"varint,11,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credentials) Reset() {
+	*x = Credentials{}
+	mi := &file_sprout_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credentials) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credentials) ProtoMessage() {}
+
+func (x *Credentials) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
+func (*Credentials) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Credentials) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *Credentials) GetUids() []int64 {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *Credentials) GetGids() []int64 {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+func (x *Credentials) GetGroups() []int64 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Credentials) GetInheritable() uint64 {
+	if x != nil {
+		return x.Inheritable
+	}
+	return 0
+}
+
+func (x *Credentials) GetPermitted() uint64 {
+	if x != nil {
+		return x.Permitted
+	}
+	return 0
+}
+
+func (x *Credentials) GetEffective() uint64 {
+	if x != nil {
+		return x.Effective
+	}
+	return 0
+}
+
+func (x *Credentials) GetBounding() uint64 {
+	if x != nil {
+		return x.Bounding
+	}
+	return 0
+}
+
+func (x *Credentials) GetAmbient() uint64 {
+	if x != nil {
+		return x.Ambient
+	}
+	return 0
+}
+
+func (x *Credentials) GetNoNewPrivs() bool {
+	if x != nil {
+		return x.NoNewPrivs
+	}
+	return false
+}
+
+func (x *Credentials) GetSeccomp() int32 {
+	if x != nil {
+		return x.Seccomp
+	}
+	return 0
+}
+
 type ClaimResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -573,7 +711,7 @@ type ClaimResponse struct {
 
 func (x *ClaimResponse) Reset() {
 	*x = ClaimResponse{}
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +723,7 @@ func (x *ClaimResponse) String() string {
 func (*ClaimResponse) ProtoMessage() {}
 
 func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[7]
+	mi := &file_sprout_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +736,7 @@ func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
 func (*ClaimResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{7}
+	return file_sprout_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClaimResponse) GetInstance() *Instance {
@@ -633,7 +771,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +783,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[8]
+	mi := &file_sprout_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +796,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{8}
+	return file_sprout_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestoreRequest) GetNamespace() string {
@@ -722,7 +860,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +872,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[9]
+	mi := &file_sprout_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +885,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{9}
+	return file_sprout_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RestoreResponse) GetInstance() *Instance {
@@ -780,7 +918,7 @@ type BoundRequest struct {
 
 func (x *BoundRequest) Reset() {
 	*x = BoundRequest{}
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +930,7 @@ func (x *BoundRequest) String() string {
 func (*BoundRequest) ProtoMessage() {}
 
 func (x *BoundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[10]
+	mi := &file_sprout_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +943,7 @@ func (x *BoundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundRequest.ProtoReflect.Descriptor instead.
 func (*BoundRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{10}
+	return file_sprout_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BoundRequest) GetInstance() string {
@@ -825,7 +963,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +975,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[11]
+	mi := &file_sprout_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +988,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{11}
+	return file_sprout_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DiscardRequest) GetInstance() string {
@@ -878,7 +1016,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1028,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1041,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{12}
+	return file_sprout_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Phase) GetName() string {
@@ -933,7 +1071,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1083,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1096,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{13}
+	return file_sprout_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Fallback) GetRung() string {
@@ -1007,7 +1145,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1157,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1170,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{14}
+	return file_sprout_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Start) GetNamespace() string {
@@ -1107,7 +1245,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1257,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1270,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{15}
+	return file_sprout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReportRequest) GetStart() *Start {
@@ -1154,7 +1292,7 @@ type SeedRef struct {
 
 func (x *SeedRef) Reset() {
 	*x = SeedRef{}
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1304,7 @@ func (x *SeedRef) String() string {
 func (*SeedRef) ProtoMessage() {}
 
 func (x *SeedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1317,7 @@ func (x *SeedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedRef.ProtoReflect.Descriptor instead.
 func (*SeedRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{16}
+	return file_sprout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SeedRef) GetNamespace() string {
@@ -1226,7 +1364,7 @@ type SeedInfo struct {
 
 func (x *SeedInfo) Reset() {
 	*x = SeedInfo{}
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1376,7 @@ func (x *SeedInfo) String() string {
 func (*SeedInfo) ProtoMessage() {}
 
 func (x *SeedInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1389,7 @@ func (x *SeedInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedInfo.ProtoReflect.Descriptor instead.
 func (*SeedInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{17}
+	return file_sprout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SeedInfo) GetId() string {
@@ -1397,7 +1535,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1547,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1560,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -1487,7 +1625,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1637,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1650,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1567,7 +1705,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1717,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1730,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1626,7 +1764,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1776,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1789,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -1734,7 +1872,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1884,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1897,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1782,7 +1920,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1932,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1945,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Readiness) GetKind() string {
@@ -1852,7 +1990,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +2002,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2015,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -1964,7 +2102,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2114,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2127,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2037,7 +2175,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2187,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2200,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -2081,7 +2219,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2231,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2244,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -2127,7 +2265,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2277,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2290,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2187,7 +2325,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2337,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2350,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2254,7 +2392,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2404,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2417,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2361,7 +2499,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2511,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2524,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2405,7 +2543,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2555,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2568,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2451,7 +2589,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2601,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2614,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2502,7 +2640,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2652,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2665,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2548,7 +2686,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2698,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2711,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2606,7 +2744,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2756,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2769,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2667,7 +2805,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2817,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2830,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2777,7 +2915,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2927,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +2940,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2837,7 +2975,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +2987,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3000,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -2922,7 +3060,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05early\x18\x06 \x01(\bR\x05early\x12 \n" +
 	"\x03key\x18\a \x01(\v2\x0e.sprout.v1.KeyR\x03key\",\n" +
 	"\x0eAdoptedRequest\x12\x1a\n" +
-	"\binstance\x18\x01 \x01(\tR\binstance\"\x8a\x02\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\xc4\x02\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -2936,7 +3074,22 @@ const file_sprout_proto_rawDesc = "" +
 	"\texit_file\x18\t \x01(\tR\bexitFile\x12\x16\n" +
 	"\x06keeper\x18\n" +
 	" \x01(\tR\x06keeper\x12\x16\n" +
-	"\x06memory\x18\v \x01(\tR\x06memory\"i\n" +
+	"\x06memory\x18\v \x01(\tR\x06memory\x128\n" +
+	"\vcredentials\x18\f \x03(\v2\x16.sprout.v1.CredentialsR\vcredentials\"\xb7\x02\n" +
+	"\vCredentials\x12\x18\n" +
+	"\athreads\x18\x01 \x01(\rR\athreads\x12\x12\n" +
+	"\x04uids\x18\x02 \x03(\x03R\x04uids\x12\x12\n" +
+	"\x04gids\x18\x03 \x03(\x03R\x04gids\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\x03R\x06groups\x12 \n" +
+	"\vinheritable\x18\x05 \x01(\x04R\vinheritable\x12\x1c\n" +
+	"\tpermitted\x18\x06 \x01(\x04R\tpermitted\x12\x1c\n" +
+	"\teffective\x18\a \x01(\x04R\teffective\x12\x1a\n" +
+	"\bbounding\x18\b \x01(\x04R\bbounding\x12\x18\n" +
+	"\aambient\x18\t \x01(\x04R\aambient\x12 \n" +
+	"\fno_new_privs\x18\n" +
+	" \x01(\bR\n" +
+	"noNewPrivs\x12\x18\n" +
+	"\aseccomp\x18\v \x01(\x05R\aseccomp\"i\n" +
 	"\rClaimResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12'\n" +
 	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xb7\x01\n" +
@@ -3159,7 +3312,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3168,120 +3321,122 @@ var file_sprout_proto_goTypes = []any{
 	(*ClaimRequest)(nil),          // 4: sprout.v1.ClaimRequest
 	(*AdoptedRequest)(nil),        // 5: sprout.v1.AdoptedRequest
 	(*Instance)(nil),              // 6: sprout.v1.Instance
-	(*ClaimResponse)(nil),         // 7: sprout.v1.ClaimResponse
-	(*RestoreRequest)(nil),        // 8: sprout.v1.RestoreRequest
-	(*RestoreResponse)(nil),       // 9: sprout.v1.RestoreResponse
-	(*BoundRequest)(nil),          // 10: sprout.v1.BoundRequest
-	(*DiscardRequest)(nil),        // 11: sprout.v1.DiscardRequest
-	(*Phase)(nil),                 // 12: sprout.v1.Phase
-	(*Fallback)(nil),              // 13: sprout.v1.Fallback
-	(*Start)(nil),                 // 14: sprout.v1.Start
-	(*ReportRequest)(nil),         // 15: sprout.v1.ReportRequest
-	(*SeedRef)(nil),               // 16: sprout.v1.SeedRef
-	(*SeedInfo)(nil),              // 17: sprout.v1.SeedInfo
-	(*PagesUsage)(nil),            // 18: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 19: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 20: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 21: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 22: sprout.v1.Refusal
-	(*Readiness)(nil),             // 23: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 24: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 25: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 26: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 27: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 28: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 29: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 30: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 31: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 32: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 33: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 34: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 35: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 36: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 37: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 38: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 39: sprout.v1.ListInstancesResponse
-	nil,                           // 40: sprout.v1.Key.PartsEntry
-	nil,                           // 41: sprout.v1.Key.EnvEntry
-	nil,                           // 42: sprout.v1.Key.MountsEntry
+	(*Credentials)(nil),           // 7: sprout.v1.Credentials
+	(*ClaimResponse)(nil),         // 8: sprout.v1.ClaimResponse
+	(*RestoreRequest)(nil),        // 9: sprout.v1.RestoreRequest
+	(*RestoreResponse)(nil),       // 10: sprout.v1.RestoreResponse
+	(*BoundRequest)(nil),          // 11: sprout.v1.BoundRequest
+	(*DiscardRequest)(nil),        // 12: sprout.v1.DiscardRequest
+	(*Phase)(nil),                 // 13: sprout.v1.Phase
+	(*Fallback)(nil),              // 14: sprout.v1.Fallback
+	(*Start)(nil),                 // 15: sprout.v1.Start
+	(*ReportRequest)(nil),         // 16: sprout.v1.ReportRequest
+	(*SeedRef)(nil),               // 17: sprout.v1.SeedRef
+	(*SeedInfo)(nil),              // 18: sprout.v1.SeedInfo
+	(*PagesUsage)(nil),            // 19: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 20: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 21: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 22: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 23: sprout.v1.Refusal
+	(*Readiness)(nil),             // 24: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 25: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 26: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 27: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 28: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 29: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 30: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 31: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 32: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 33: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 34: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 35: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 36: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 37: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 38: sprout.v1.MakeRequest
+	(*MakeResponse)(nil),          // 39: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 40: sprout.v1.ListInstancesResponse
+	nil,                           // 41: sprout.v1.Key.PartsEntry
+	nil,                           // 42: sprout.v1.Key.EnvEntry
+	nil,                           // 43: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	40, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	41, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	42, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	41, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	42, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	43, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
-	17, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
+	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
-	6,  // 6: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
-	17, // 7: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
-	6,  // 8: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
-	12, // 9: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
-	13, // 10: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
-	13, // 11: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
-	12, // 12: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	14, // 13: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 14: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	18, // 15: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	17, // 16: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	23, // 17: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	12, // 18: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 19: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	23, // 20: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	17, // 21: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	17, // 22: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	30, // 23: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	14, // 24: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	6,  // 25: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	12, // 26: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	13, // 27: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 28: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 29: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 30: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 31: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	8,  // 32: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	10, // 33: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	11, // 34: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	15, // 35: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	24, // 36: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	26, // 37: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	16, // 38: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	16, // 39: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	16, // 40: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	29, // 41: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	31, // 42: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	33, // 43: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 44: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	37, // 45: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	36, // 46: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	36, // 47: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 48: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 49: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 50: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	7,  // 51: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 52: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	9,  // 53: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 54: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 55: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 56: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	25, // 57: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	27, // 58: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	17, // 59: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	28, // 60: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 61: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	30, // 62: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	32, // 63: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	34, // 64: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	35, // 65: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	38, // 66: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 67: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 68: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	39, // 69: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 70: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	50, // [50:71] is the sub-list for method output_type
-	29, // [29:50] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	7,  // 6: sprout.v1.Instance.credentials:type_name -> sprout.v1.Credentials
+	6,  // 7: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
+	18, // 8: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
+	6,  // 9: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
+	13, // 10: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
+	14, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
+	14, // 12: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
+	13, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
+	15, // 14: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	1,  // 15: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	19, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	18, // 17: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	24, // 18: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	13, // 19: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 20: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	24, // 21: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	18, // 22: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	18, // 23: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	31, // 24: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	15, // 25: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	6,  // 26: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	13, // 27: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	14, // 28: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 29: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 30: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 31: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 32: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 33: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 34: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	12, // 35: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	16, // 36: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	25, // 37: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	27, // 38: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	17, // 39: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	17, // 40: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	17, // 41: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	30, // 42: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	32, // 43: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	34, // 44: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 45: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	38, // 46: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	37, // 47: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	37, // 48: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 49: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 50: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 51: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 52: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 53: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 54: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 55: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 56: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 57: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	26, // 58: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	28, // 59: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	18, // 60: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	29, // 61: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 62: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	31, // 63: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	33, // 64: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	35, // 65: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	36, // 66: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	39, // 67: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 68: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 69: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	40, // 70: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 71: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	51, // [51:72] is the sub-list for method output_type
+	30, // [30:51] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3295,7 +3450,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
