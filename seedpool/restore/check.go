@@ -29,6 +29,7 @@ const maxTasks = 1 << 16
 // framed are the image files that are a sequence of sized protobuf entries. The others (pages, tar archives, ghosts) hold raw bytes.
 var framed = map[string]string{
 	"inventory": "INVENTORY", "pstree": "PSTREE", "core": "CORE", "mm": "MM", "pagemap": "PAGEMAP", "ids": "IDS", "fs": "FS", "files": "FILES",
+	"seccomp": "SECCOMP",
 }
 
 // Check reads an image as far as to know that it is whole, of this architecture, and consistent with itself. It is cheap: pages are measured, not read.

@@ -48,7 +48,12 @@ type Phase struct {
 // Restore makes an instance: a child of the calling process, frozen, that has not run since it was dumped. The caller waits for the child. The error is an
 // *Error, and then nothing is left of the instance.
 func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, err error) {
-	r := &restoring{o: o, from: time.Now()}
+	return restore(ctx, c, &restoring{o: o})
+}
+
+func restore(ctx context.Context, c CRIU, r *restoring) (pid int, phases []Phase, err error) {
+	o := r.o
+	r.from = time.Now()
 	// All on one thread: CRIU dies with it, so also with this process. Half a restore must not go on to an app that runs and has no owner.
 	err = linux.Enter(nil, func() error {
 		if err := r.run(ctx, c); err != nil {
@@ -70,8 +75,10 @@ func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, e
 
 // restoring is one restore under way.
 type restoring struct {
-	o       Options
-	session *session
+	o Options
+	// template is set when it is a template that is made.
+	template *TemplateOptions
+	session  *session
 	// settle ends unsettle.
 	settle func()
 	pid    int
@@ -124,6 +131,11 @@ func (r *restoring) run(ctx context.Context, c CRIU) (err error) {
 	if r.pid = int(resp.GetRestore().GetPid()); r.pid <= 0 {
 		return errors.New("criu names no process")
 	}
+	if r.template != nil {
+		if r.pid, err = r.template.pid(); err != nil {
+			return err
+		}
+	}
 	r.phase("resume")
 	return nil
 }
@@ -152,14 +164,17 @@ func (r *restoring) start(c CRIU, files []*os.File) error {
 		return err
 	}
 	defer dir.Close()
-	if err := r.o.Cgroup.AttachThread(); err != nil {
+	run := (*exec.Cmd).Start
+	if r.template != nil {
+		run = r.template.start
+	} else if err := r.o.Cgroup.AttachThread(); err != nil {
 		return err
 	}
 	attr := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
 	if r.o.CgroupNS {
 		attr.Unshareflags = syscall.CLONE_NEWCGROUP
 	}
-	r.session, err = c.start(files, attr, (*exec.Cmd).Start)
+	r.session, err = c.start(files, attr, run)
 	return err
 }
 
@@ -178,6 +193,9 @@ func (r *restoring) request(dirs []*os.File) (opts *rpc.CriuOpts, files []*os.Fi
 		TcpClose:          proto.Bool(true),
 		FileLocks:         proto.Bool(true),
 		GhostLimit:        proto.Uint32(ghostLimit),
+	}
+	if r.template != nil {
+		r.template.asTemplate(opts)
 	}
 	inherit := func(key string, f *os.File) {
 		opts.InheritFd = append(opts.InheritFd, &rpc.InheritFd{Key: proto.String(key), Fd: proto.Int32(int32(firstFD + len(files)))})

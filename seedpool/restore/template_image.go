@@ -1,0 +1,270 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/creds"
+	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
+	"google.golang.org/protobuf/proto"
+)
+
+// templateBase is added to the ids of a template's processes and threads. The low ones of its pid namespace are CRIU's own and the zygote's.
+const templateBase = 10000
+
+// lastID is the highest id that an image may have: with the base added it is below what every kernel allows.
+const lastID = 32767 - templateBase
+
+// ErrNoTemplate is wrapped by errors that say why an image cannot be made a template's: its instances are restored instead.
+var ErrNoTemplate = errors.New("not to be cloned")
+
+// Origin is what a process was before its image was made a template's, and what its clones are to be.
+type Origin struct {
+	// Tids are the ids of its threads, by the ids that they have in the template.
+	Tids map[int]int
+	// Capability sets, bit n is capability n.
+	Effective, Permitted, Inheritable uint64
+	// Filter is the seccomp filter of all threads, an array of struct sock_filter, and FilterFlags are its SECCOMP_FILTER_FLAG_*; empty: none.
+	Filter      []byte
+	FilterFlags uint32
+}
+
+// templateEdit is an image on its way to a template's.
+type templateEdit struct {
+	from, to string
+	pid      uint32
+	origin   *Origin
+	// written are the files of the old image that have another content or name in the new one.
+	written []string
+}
+
+// editTemplate writes, of the image in `from`, one from which CRIU makes the template: one process of an existing pid namespace, with ids that are free there,
+// with all capabilities that `caps` has, and without seccomp filter. Nothing else of it is changed: what is large is linked to.
+func editTemplate(from, to string, caps uint64) (*Origin, error) {
+	e := &templateEdit{from: from, to: to, origin: &Origin{Tids: make(map[int]int)}}
+	threads, err := e.tree()
+	if err != nil {
+		return nil, err
+	}
+	var inv inventory.InventoryEntry
+	if err := one(filepath.Join(from, "inventory.img"), &inv); err != nil {
+		return nil, err
+	}
+	if inv.GetRootIds().PidNsId == nil {
+		return nil, fmt.Errorf("inventory.img: no pid namespace: %w", ErrImage)
+	}
+	var first *criucore.CoreEntry
+	for _, tid := range threads {
+		core, err := checkCore(from, tid)
+		if err != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = core
+		}
+		if err := e.thread(tid, core, first, inv.GetRootIds().GetPidNsId(), caps); err != nil {
+			return nil, fmt.Errorf("core-%d.img: %w", tid, err)
+		}
+	}
+	if err := e.filter(threads); err != nil {
+		return nil, err
+	}
+	return e.origin, errors.Join(e.ids(inv.GetRootIds().GetPidNsId()), e.rest())
+}
+
+// tree rewrites the list of processes, of which there may be one.
+func (e *templateEdit) tree() (threads []uint32, err error) {
+	var tasks []*pstree.PstreeEntry
+	err = entries(filepath.Join(e.from, "pstree.img"), func(data []byte) error {
+		t := new(pstree.PstreeEntry)
+		tasks = append(tasks, t)
+		return decoded("pstree.img", data, t)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(tasks) != 1 {
+		return nil, fmt.Errorf("it has %d processes: %w", len(tasks), ErrNoTemplate)
+	}
+	t := tasks[0]
+	threads = slices.Clone(t.Threads)
+	if len(threads) > maxTasks || !slices.Contains(threads, t.GetPid()) {
+		return nil, fmt.Errorf("pstree.img: process %d has threads %v: %w", t.GetPid(), threads, ErrImage)
+	}
+	e.pid = t.GetPid()
+	for n, id := range threads {
+		if id == 0 || id > lastID {
+			return nil, fmt.Errorf("thread %d has too high a number: %w", id, ErrNoTemplate)
+		}
+		e.origin.Tids[int(id)+templateBase] = int(id)
+		t.Threads[n] += templateBase
+	}
+	for _, id := range []*uint32{t.Pid, t.Pgid, t.Sid} {
+		if *id != e.pid {
+			return nil, fmt.Errorf("process %d is of group %d in session %d: %w", e.pid, t.GetPgid(), t.GetSid(), ErrNoTemplate)
+		}
+		*id += templateBase
+	}
+	e.written = append(e.written, "pstree.img")
+	return threads, writeImage(filepath.Join(e.to, "pstree.img"), "PSTREE", t)
+}
+
+// thread rewrites the state of one thread, whose credentials must be those of the first.
+func (e *templateEdit) thread(tid uint32, core, first *criucore.CoreEntry, pidNS uint32, caps uint64) error {
+	c, task := core.GetThreadCore(), core.GetTc()
+	if c.GetCreds() == nil || tid == e.pid && task.GetTaskState() != taskAlive {
+		return fmt.Errorf("no credentials: %w", ErrImage)
+	}
+	if core != first && !proto.Equal(c.GetCreds(), originalCreds(first, e.origin)) {
+		return fmt.Errorf("thread %d has other credentials than the first: %w", tid, ErrNoTemplate)
+	}
+	if len(task.GetTimers().GetPosix()) > 0 {
+		return fmt.Errorf("the process has POSIX timers: %w", ErrNoTemplate)
+	}
+	if core == first {
+		e.origin.Effective, e.origin.Permitted, e.origin.Inheritable = set(c.Creds.CapEff), set(c.Creds.CapPrm), set(c.Creds.CapInh)
+	}
+	c.Creds.CapPrm, c.Creds.CapEff = halves(caps), halves(caps)
+	c.SeccompMode, c.SeccompFilter = nil, nil
+	if task != nil {
+		task.OldSeccompMode, task.OldSeccompFilter = nil, nil
+	}
+	if core.Ids != nil {
+		core.Ids.PidNsId = proto.Uint32(pidNS)
+	}
+	e.written = append(e.written, fmt.Sprintf("core-%d.img", tid))
+	return writeImage(filepath.Join(e.to, fmt.Sprintf("core-%d.img", tid+templateBase)), "CORE", core)
+}
+
+// originalCreds are the first thread's before they were widened.
+func originalCreds(first *criucore.CoreEntry, o *Origin) *creds.CredsEntry {
+	c := proto.CloneOf(first.GetThreadCore().GetCreds())
+	c.CapEff, c.CapPrm = halves(o.Effective), halves(o.Permitted)
+	return c
+}
+
+// set and halves: a capability set is two words in an image, the low one first.
+func set(words []uint32) (bits uint64) {
+	for n, w := range words {
+		bits |= uint64(w) << (32 * min(n, 1))
+	}
+	return bits
+}
+
+func halves(bits uint64) []uint32 { return []uint32{uint32(bits), uint32(bits >> 32)} }
+
+// Modes of seccomp.
+const (
+	seccompOff    = 0
+	seccompFilter = 2
+)
+
+// filter takes the seccomp filter of all threads. CRIU notes one that was installed for all at once with the process's first thread only, and says so in its
+// flags.
+func (e *templateEdit) filter(threads []uint32) error {
+	var modes, indexes []uint32
+	for _, tid := range threads {
+		core, err := checkCore(e.from, tid)
+		if err != nil {
+			return err
+		}
+		c := core.GetThreadCore()
+		mode := uint32(c.GetSeccompMode())
+		if mode != seccompOff && mode != seccompFilter {
+			return fmt.Errorf("thread %d has seccomp mode %d: %w", tid, mode, ErrNoTemplate)
+		}
+		if modes = append(modes, mode); mode == seccompFilter {
+			indexes = append(indexes, c.GetSeccompFilter())
+		}
+	}
+	if len(indexes) == 0 {
+		return nil
+	}
+	e.written = append(e.written, "seccomp.img")
+	var list seccomp.SeccompEntry
+	if err := one(filepath.Join(e.from, "seccomp.img"), &list); err != nil {
+		return err
+	}
+	at := indexes[0]
+	if int(at) >= len(list.SeccompFilters) {
+		return fmt.Errorf("seccomp.img: no filter %d: %w", at, ErrImage)
+	}
+	f := list.SeccompFilters[at]
+	const forAll = 1 // SECCOMP_FILTER_FLAG_TSYNC
+	same := !slices.ContainsFunc(indexes, func(i uint32) bool { return i != at })
+	if !same || f.Prev != nil || len(indexes) < len(modes) && f.GetFlags()&forAll == 0 {
+		return fmt.Errorf("its threads have several seccomp filters: %w", ErrNoTemplate)
+	}
+	if len(f.GetFilter()) == 0 || len(f.GetFilter())%8 != 0 {
+		return fmt.Errorf("seccomp.img: filter of %d bytes: %w", len(f.GetFilter()), ErrImage)
+	}
+	e.origin.Filter, e.origin.FilterFlags = f.GetFilter(), f.GetFlags()&^forAll
+	return nil
+}
+
+// ids rewrites the numbers of the process's namespaces: with that of CRIU's own pid namespace it makes none.
+func (e *templateEdit) ids(pidNS uint32) error {
+	name := fmt.Sprintf("ids-%d.img", e.pid)
+	var ids criucore.TaskKobjIdsEntry
+	if err := one(filepath.Join(e.from, name), &ids); err != nil {
+		return err
+	}
+	ids.PidNsId = proto.Uint32(pidNS)
+	e.written = append(e.written, name)
+	return writeImage(filepath.Join(e.to, fmt.Sprintf("ids-%d.img", e.pid+templateBase)), "IDS", &ids)
+}
+
+// What becomes of the other files of an image, by the first part of their names. A kind that is not here is one of which nobody knows whether it names a process.
+var (
+	renamed = []string{"mm", "pagemap", "fs"} // they end in the process's id, and hold none
+	linked  = []string{
+		"inventory", "files", "fdinfo", "pages", "mountpoints", "utsns", "ipcns", "netns", "timens", "cgroup", "seccomp", "stats",
+		"pipes", "fifo", "memfd", "eventfd", "eventpoll", "timerfd", "signalfd", "unixsk", "inetsk", "ghost", "remap", "tmpfs", "mount", "route", "route6", "rule",
+		"ifaddr", "iptables", "ip6tables", "nftables", "netdev",
+	}
+)
+
+// rest gives the new image what of the old one was not rewritten. `pagemap-shmem` and `pipes-data` are of their first part's kind.
+func (e *templateEdit) rest() error {
+	list, err := os.ReadDir(e.from)
+	if err != nil {
+		return err
+	}
+	for _, entry := range list {
+		name, isImage := strings.CutSuffix(entry.Name(), ".img")
+		if slices.Contains(e.written, entry.Name()) || !isImage {
+			continue
+		}
+		kind, id, _ := strings.Cut(name, "-")
+		to := entry.Name()
+		switch {
+		case slices.Contains(renamed, kind) && id == strconv.Itoa(int(e.pid)):
+			to = fmt.Sprintf("%s-%d.img", kind, e.pid+templateBase)
+		case slices.Contains(linked, kind) || kind == "pagemap" && strings.HasPrefix(id, "shmem-"):
+		default:
+			return fmt.Errorf("its image has %s: %w", entry.Name(), ErrNoTemplate)
+		}
+		if err := linkFile(filepath.Join(e.from, entry.Name()), filepath.Join(e.to, to)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkFile gives a file another name; in another file system it is copied. A symlink would not do: the template reads its pages when it has its own root already.
+func linkFile(from, to string) error {
+	err := os.Link(from, to)
+	if errors.Is(err, syscall.EXDEV) {
+		return copyFile(from, to)
+	}
+	return err
+}

@@ -1,0 +1,145 @@
+package restore
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// holder is a pid namespace for templates, and its init's mount namespace, in which /proc is its own.
+func (b *bed) holder() (pid, mounts *os.File) {
+	b.t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", "mount -t proc proc /proc && echo ready && exec cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _, _ = in.Close(), cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		b.t.Fatalf("holder says %q: %v", line, err)
+	}
+	var files [2]*os.File
+	for n, name := range []string{"pid", "mnt"} {
+		if files[n], err = linux.NSFile(cmd.Process.Pid, name); err != nil {
+			b.t.Fatal(err)
+		}
+		b.t.Cleanup(func() { _ = files[n].Close() })
+	}
+	return files[0], files[1]
+}
+
+// allCaps are the capabilities of the test itself.
+func allCaps(t *testing.T) uint64 {
+	t.Helper()
+	own, err := linux.ReadCreds(os.Getpid(), os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return own.CapPrm
+}
+
+func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
+	b := newBed(t, "python-demo")
+	c := b.boot(b.img.Spec(t))
+	before, tids := b.threads(c.pid)
+	if len(tids) < 2 {
+		t.Fatalf("it has threads %v only", tids)
+	}
+	s := b.dump(c)
+	p := b.prepare(s)
+	o := TemplateOptions{Options: p.o, Caps: allCaps(t)}
+	o.PIDNS, o.MountNS = b.holder()
+	o.WorkDir, o.CgroupNS = b.subdir("template"), false
+	pid, origin, err := Template(t.Context(), b.criu, o)
+	err = errors.Join(err, p.staged.Unstage())
+	if err != nil {
+		log, _ := os.ReadFile(o.WorkDir + "/restore.log")
+		t.Fatalf("%s\n%v\n%s", report(err), errors.Unwrap(err), log)
+	}
+	t.Cleanup(func() {
+		_ = p.cgroup.Kill()
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+	})
+	if err := p.cgroup.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	after, now := b.threads(pid)
+	for n, tid := range now {
+		if origin.Tids[tid] != tids[n] || tid != tids[n]+templateBase {
+			t.Errorf("thread %d was %d, the origin says %d", tid, tids[n], origin.Tids[tid])
+		}
+	}
+	if len(now) != len(tids) {
+		t.Errorf("threads %v, were %v", now, tids)
+	}
+	want := slices.Clone(before)
+	for n := range want {
+		want[n].CapEff, want[n].CapPrm, want[n].Seccomp = o.Caps, o.Caps, 0
+	}
+	if diff := cmp.Diff(want, after); diff != "" {
+		t.Error(diff)
+	}
+	first := before[0]
+	if origin.Effective != first.CapEff || origin.Permitted != first.CapPrm || origin.Inheritable != first.CapInh {
+		t.Errorf("origin %+v, was %+v", origin, first)
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if fields[0] != "T" && fields[0] != "R" && fields[0] != "S" {
+		t.Errorf("state %s", fields[0])
+	}
+	if user := fields[11]; user != "0" {
+		t.Errorf("it has run for %s ticks", user)
+	}
+}
+
+// threads are the credentials of a process's threads and their ids in its own pid namespace.
+func (b *bed) threads(pid int) (list []linux.Creds, tids []int) {
+	b.t.Helper()
+	ids, err := linux.Threads(pid)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, id := range ids {
+		creds, err := linux.ReadCreds(pid, id)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", pid, id))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		var own int
+		for line := range strings.Lines(string(status)) {
+			if value, ok := strings.CutPrefix(line, "NSpid:"); ok {
+				all := strings.Fields(value)
+				if _, err := fmt.Sscan(all[len(all)-1], &own); err != nil {
+					b.t.Fatal(err)
+				}
+			}
+		}
+		list, tids = append(list, creds), append(tids, own)
+	}
+	return list, tids
+}
