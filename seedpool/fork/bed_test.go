@@ -76,9 +76,9 @@ func makeTemplate(t testing.TB, pid int) *Template {
 	return makeDropping(t, pid, nil)
 }
 
-func makeDropping(t testing.TB, pid int, drop *Drop) *Template {
+func makeDropping(t testing.TB, pid int, origin *Origin) *Template {
 	t.Helper()
-	template, err := NewTemplate(timeout(t), pid, drop)
+	template, err := NewTemplate(timeout(t), pid, origin)
 	// A signal on its way, or the connection of the last request, is gone a moment later.
 	deadline := time.Now().Add(5 * time.Second)
 	for refused := new(RefusedError); errors.As(err, &refused) && time.Now().Before(deadline); {
@@ -86,7 +86,7 @@ func makeDropping(t testing.TB, pid int, drop *Drop) *Template {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
-		template, err = NewTemplate(timeout(t), pid, drop)
+		template, err = NewTemplate(timeout(t), pid, origin)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,7 @@ const (
 	sysEpollCreate1  = 291
 	sysDup3          = 292
 	sysPipe2         = 293
+	sysUnshare       = 272
 	sysSetns         = 308
 	sysSeccomp       = 317
 	sysMemfdCreate   = 319

@@ -97,6 +97,9 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	began := time.Now()
+	if t.program.SharedFiles && !s.Root {
+		return nil, fmt.Errorf("clone template %d: it writes to mapped files, and the clone has no root of its own", t.pid)
+	}
 	t.number++
 	packet, request, err := t.program.request(t.number, s)
 	if err != nil {

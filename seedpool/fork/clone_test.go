@@ -93,7 +93,7 @@ func TestTwentyClonesInARowTenAlive(t *testing.T) {
 }
 
 func TestErrorAtAnyOpLeavesNoProcessAndATemplateThatClones(t *testing.T) {
-	template := makeDropping(t, startWitness(t), &Drop{Filter: forbid(81)})
+	template := makeDropping(t, startWitness(t), &Origin{Filter: forbid(81)})
 	memory := ptrace.NewMemory(zygotePID(t, template))
 	const noSuchCall = 0xfff
 	spoiled := 0

@@ -19,10 +19,11 @@
 // mount, IPC, UTS and (made or given) network namespace, its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
 //
-// Every thread can drop capabilities, and all be given one seccomp filter, before the release.
+// A template that was restored from an image with more privileges and other ids has an Origin: its clones have the ids of the original, every thread drops the
+// capabilities, and all are given the one seccomp filter, before the release.
 //
-// What does not: a template that itself has a seccomp filter, other credentials than the template's, time namespaces, templates restored from a seed's
-// images, process trees, UDP, other unix and connected sockets, inotify, POSIX timers. Nothing outside this package uses it yet. A template that is the first
+// What does not: a template that itself has a seccomp filter, other user ids than the template's,
+// process trees, UDP, other unix and connected sockets, inotify, POSIX timers. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too.
 //
 // Locks: Template.mu, held while a clone is made.

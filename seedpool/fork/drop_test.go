@@ -39,7 +39,7 @@ func TestEveryThreadOfACloneHasDroppedBeforeItsRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		pid := start(t, append(args, "/usr/bin/python3", script, file)...)
-		template := makeDropping(t, pid, &Drop{Effective: caps, Permitted: caps, Filter: forbid(fchdir)})
+		template := makeDropping(t, pid, &Origin{Effective: caps, Permitted: caps, Filter: forbid(fchdir)})
 		want, err := linux.ReadCreds(pid, pid)
 		if err != nil {
 			t.Fatal(err)

@@ -108,7 +108,7 @@ func stateless(info fs.FileInfo) bool {
 	return ok && stat.Rdev>>8 == memoryDeviceMajor && slices.Contains(sharedDevices, uint32(stat.Rdev&0xff))
 }
 
-// readSocket accepts TCP listeners with an empty queue, and unix sockets that lead nowhere.
+// readSocket accepts TCP listeners with an empty queue, and sockets that lead nowhere.
 func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 	s, err := process.Socket(f.FD)
 	if err != nil {
@@ -123,6 +123,7 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 		i.refuse(CodeSocket, "", "%s", what)
 	case s.Connected:
 		i.refuse(CodeConnected, "close connections before the seed is baked", "%s with a peer", what)
+	case s.Closed: // what CRIU makes of a connection
 	case !s.Listening:
 		i.refuse(CodeSocket, "", "%s that does not listen", what)
 	case s.Queued != 0:

@@ -105,9 +105,6 @@ func (i *inspector) readThreads(ctx context.Context, p *Process) error {
 }
 
 func (i *inspector) judgeStatus(main bool, s status) {
-	if main && s.tid != 1 {
-		i.refuse(CodeNotInit, "run it as the first process of a pid namespace", "the process is number %d in its pid namespace, a clone would be number 1", s.tid)
-	}
 	if s.seccomp != 0 {
 		i.refuse(CodeSeccomp, "", "thread %d has a seccomp filter", s.tid)
 	}
@@ -272,8 +269,24 @@ func (i *inspector) readMappings(p *Process, own [2]uint64) error {
 	p.VMAs = slices.DeleteFunc(list, func(v VMA) bool { return v.Start >= own[0] && v.End <= own[1] })
 	for _, v := range p.VMAs {
 		i.refusals = append(i.refusals, judgeMapping(v)...)
+		if v.sharedFile() {
+			i.judgeSharedFile(v)
+		}
 	}
 	return nil
+}
+
+// judgeSharedFile refuses a file that the clone could not find by its path.
+func (i *inspector) judgeSharedFile(v VMA) {
+	mapped, err := os.Stat(fmt.Sprintf("/proc/%d/map_files/%x-%x", i.pid, v.Start, v.End))
+	if err != nil {
+		i.refuse(CodeShared, "", "mapping %x-%x of %s: %v", v.Start, v.End, v.Path, err)
+		return
+	}
+	named, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", i.pid, v.Path))
+	if err != nil || !os.SameFile(mapped, named) {
+		i.refuse(CodeShared, "", "mapping %x-%x: %s is not what the path leads to", v.Start, v.End, v.Path)
+	}
 }
 
 func (i *inspector) readFiles(p *Process) error {

@@ -70,6 +70,8 @@ type Program struct {
 	FDBase int
 	// Cwd is the working directory of the process.
 	Cwd string
+	// SharedFiles: it has files mapped that it writes to, of which a clone needs its own: a root of its own.
+	SharedFiles bool
 	// Undo lists the mappings whose MADV_DONTFORK must be undone in the template.
 	Undo []VMA
 
@@ -86,15 +88,15 @@ type planner struct {
 	*program
 	*Program
 	process *Process
-	drop    *Drop
+	origin  *Origin
 	// number is the address of the request's number, temp of two words for results.
 	number, temp uint64
 	main         *list
 }
 
-// Plan says what the zygote and its clones are to do, for a process without refusals; without a drop clones keep the template's privileges. It is pure: the same process and layout give the same bytes.
-func Plan(process *Process, layout Layout, drop *Drop) (*Program, error) {
-	p := &planner{program: newProgram(layout.Base + codeSize), drop: drop, Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
+// Plan says what the zygote and its clones are to do, for a process without refusals; without an origin clones keep the template's privileges. It is pure: the same process and layout give the same bytes.
+func Plan(process *Process, layout Layout, origin *Origin) (*Program, error) {
+	p := &planner{program: newProgram(layout.Base + codeSize), origin: origin, Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
 	p.Program.program = p.program
 	p.Header = p.bytes(make([]byte, headerSize), 8)
 	binary.LittleEndian.PutUint64(p.data[headerFD:], uint64(layout.Control))
@@ -109,6 +111,8 @@ func Plan(process *Process, layout Layout, drop *Drop) (*Program, error) {
 	}
 	p.FDBase += fdCount // received descriptors get the numbers below first
 	p.Undo = slices.DeleteFunc(slices.Clone(process.VMAs), func(v VMA) bool { return !v.dontFork() })
+
+	p.SharedFiles = slices.ContainsFunc(process.VMAs, VMA.sharedFile)
 
 	p.planZygote()
 	p.main = p.list("clone")

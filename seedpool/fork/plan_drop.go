@@ -1,15 +1,35 @@
 package fork
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
-// Drop is what the threads of a clone lose before the first instruction of the application: a template that may make clones has more privileges than they
-// are to have. Bounding set, ambient set, ids, groups and no_new_privs are the template's.
-type Drop struct {
+// Origin is what a template was before it was given the privileges to make clones and a place in another pid namespace: what its clones are to be before the first
+// instruction of the application. Bounding set, ambient set, user and group ids and no_new_privs are the template's.
+type Origin struct {
+	// Tids are the ids of the clones' threads, by the ids that the template's have in its own pid namespace; nil: they are the same.
+	Tids map[int]int
 	// Capability sets, bit n is capability n.
 	Effective, Permitted, Inheritable uint64
-	// Filter is a seccomp filter for all threads, an array of struct sock_filter; empty is none. It must let through what a clone does after it is installed: capset
-	// (unless no_new_privs is set), writev, read, close, close_range, futex, rt_sigreturn.
-	Filter []byte
+	// Filter is a seccomp filter for all threads, an array of struct sock_filter, with its SECCOMP_FILTER_FLAG_*; empty is none.
+	Filter      []byte
+	FilterFlags uint32
+}
+
+// renumber gives the threads the ids that their clones are to have.
+func (o *Origin) renumber(p *Process) error {
+	if o == nil || o.Tids == nil {
+		return nil
+	}
+	for n, t := range p.Threads {
+		tid, known := o.Tids[t.Tid]
+		if !known {
+			return fmt.Errorf("thread %d is not one of the origin's", t.Tid)
+		}
+		p.Threads[n].Tid = tid
+	}
+	return nil
 }
 
 const (
@@ -22,7 +42,7 @@ const (
 
 // capset makes the op by which one thread drops its capabilities.
 func (p *planner) capset() []Op {
-	d := p.drop
+	d := p.origin
 	if d == nil {
 		return nil
 	}
@@ -39,11 +59,11 @@ func (p *planner) capset() []Op {
 // very last, since it may forbid to drop anything.
 func (p *planner) dropLast() []Op {
 	ops := p.capset()
-	if p.drop == nil || len(p.drop.Filter) == 0 {
+	if p.origin == nil || len(p.origin.Filter) == 0 {
 		return ops
 	}
-	program := p.words(uint64(len(p.drop.Filter)/sockFilterSize), p.bytes(p.drop.Filter, 8)) // struct sock_fprog
-	filter := call("install the seccomp filter", sysSeccomp, seccompSetFilter, seccompAllThreads|seccompErrorIfAnyNot, program)
+	program := p.words(uint64(len(p.origin.Filter)/sockFilterSize), p.bytes(p.origin.Filter, 8)) // struct sock_fprog
+	filter := call("install the seccomp filter", sysSeccomp, seccompSetFilter, seccompAllThreads|seccompErrorIfAnyNot|uint64(p.origin.FilterFlags), program)
 	if p.process.NoNewPrivs {
 		return append(ops, filter)
 	}

@@ -107,8 +107,11 @@ func (p *planner) planSocket(f File) {
 	for _, o := range s.Options {
 		p.main.add(call("set an option", sysSetsockopt, p.temp, uint64(o.Level), uint64(o.Name), p.bytes(o.Value, 8), uint64(len(o.Value))).with(indirect(0)))
 	}
-	p.main.add(call("bind it", sysBind, p.temp, p.bytes(s.Address, 8), uint64(len(s.Address))).with(indirect(0)),
-		call("listen", sysListen, p.temp, uint64(s.Backlog)).with(indirect(0)))
+	// The address of one that has no peer is of use to nobody, and the listener's, mostly.
+	if s.Listening {
+		p.main.add(call("bind it", sysBind, p.temp, p.bytes(s.Address, 8), uint64(len(s.Address))).with(indirect(0)),
+			call("listen", sysListen, p.temp, uint64(s.Backlog)).with(indirect(0)))
+	}
 	if f.Flags&openNonblock != 0 {
 		p.main.add(call("make it non-blocking", sysFcntl, p.temp, fcntlSetFlags, openNonblock).with(indirect(0)))
 	}

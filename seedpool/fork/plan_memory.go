@@ -10,6 +10,7 @@ const (
 	protRead, protWrite        = 1, 2
 	protExec                   = 4
 	lockOnFault                = 1
+	openReadWrite              = 2
 	adviceFork                 = 11      // MADV_DOFORK
 	copyLimit                  = 1 << 30 // write(2) takes no more at once
 	sharedMemory               = "sprout-shared"
@@ -17,7 +18,7 @@ const (
 )
 
 // planMemory: fork(2) has copied all private memory. Shared anonymous memory is still the template's: it is written to a new file of the clone's, which is
-// then mapped in its place.
+// then mapped in its place. A file that is shared for writing is that of the clone's own root.
 func (p *planner) planMemory() error {
 	p.main.add(p.lap(2))
 	sizes, order := map[uint64]uint64{}, []uint64(nil)
@@ -35,6 +36,14 @@ func (p *planner) planMemory() error {
 	}
 	for _, inode := range order {
 		p.planShared(inode, sizes[inode])
+	}
+	for _, v := range p.process.VMAs {
+		if !v.sharedFile() {
+			continue
+		}
+		p.main.add(call("open "+v.Path, sysOpenat, here, p.string(v.Path), openReadWrite).to(p.temp),
+			call("map it", sysMmap, v.Start, v.End-v.Start, protection(v.Perms), mapShared|mapFixed, p.temp, v.Offset).with(indirect(4)),
+			call("close it", sysClose, p.temp).with(indirect(0)))
 	}
 	for _, v := range p.process.VMAs {
 		if v.has("lo") {

@@ -75,7 +75,7 @@ func sample() *Process {
 
 func samplePlan(t *testing.T) *Program {
 	t.Helper()
-	p, err := Plan(sample(), Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Drop{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)})
+	p, err := Plan(sample(), Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestPlanRefusesWhatItHasNoOpsFor(t *testing.T) {
 	} {
 		process := sample()
 		change(process)
-		if _, err := Plan(process, Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Drop{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)}); err == nil {
+		if _, err := Plan(process, Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

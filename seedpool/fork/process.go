@@ -134,6 +134,7 @@ const (
 	CodeNotInit    Code = "not-init"
 	CodeChildren   Code = "children"
 	CodeSeccomp    Code = "seccomp"
+	CodeFilter     Code = "seccomp-filter"
 	CodePending    Code = "signal-pending"
 	CodePrivileges Code = "thread-credentials"
 	CodeScheduling Code = "thread-scheduling"

@@ -20,6 +20,8 @@ type Sandbox struct {
 	OwnNet bool
 	// Cgroup: the clone begins in the cgroup that comes with the request.
 	Cgroup bool
+	// CgroupNS: it has a cgroup namespace whose root is that cgroup. Where there are v1 hierarchies it would have the template's in those.
+	CgroupNS bool
 }
 
 // Mount is what mount(2) takes; Flags are MS_*.
@@ -32,7 +34,7 @@ type Mount struct {
 const (
 	cloneNewNS, cloneNewUTS, cloneNewIPC     = 0x20000, 0x4000000, 0x8000000
 	cloneNewPID, cloneNewNet                 = 0x20000000, 0x40000000
-	cloneIntoCgroup                          = 0x200000000
+	cloneIntoCgroup, cloneNewCgroup          = 0x200000000, 0x2000000
 	mountNoSuid, mountNoDev, mountNoExec     = 2, 4, 8
 	mountRecursive, mountPrivate             = 0x4000, 0x40000
 	moveEmptyPath, unmountDetach             = 4, 2
@@ -86,6 +88,9 @@ func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
 			call("close it", sysClose, temp).with(indirect(0)))
 	} else {
 		l.add(call("join the network namespace", sysSetns, uint64(p.FDBase+fdNet), cloneNewNet))
+	}
+	if s.CgroupNS {
+		l.add(call("make a cgroup namespace", sysUnshare, cloneNewCgroup))
 	}
 	p.mounts(r, l, s)
 	if s.Hostname != "" {

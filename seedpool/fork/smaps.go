@@ -78,6 +78,11 @@ func (v VMA) sharedAnonymous() bool {
 	return v.shared() && (v.Path == "/dev/zero (deleted)" || v.Path == "/memfd:"+sharedMemory+" (deleted)")
 }
 
+// sharedFile: what is written to it reaches a file, of which a clone has its own.
+func (v VMA) sharedFile() bool {
+	return v.shared() && v.has("mw") && !v.sharedAnonymous()
+}
+
 // kernels: mapped by the kernel into every process, and by fork into the clone.
 func (v VMA) kernels() bool {
 	return v.Path == "[vdso]" || v.Path == "[vsyscall]" || strings.HasPrefix(v.Path, "[vvar")
@@ -113,12 +118,8 @@ func judgeMapping(v VMA) []Refusal {
 		return nil
 	case strings.HasPrefix(v.Path, "/memfd:"):
 		return []Refusal{{CodeMapping, what, ""}}
-	case v.has("mw"):
-		fix := ""
-		if strings.Contains(v.Path, "hsperfdata") {
-			fix = "start java with -XX:-UsePerfData"
-		}
-		return []Refusal{{CodeShared, what, fix}}
+	case strings.HasSuffix(v.Path, " (deleted)"), !strings.HasPrefix(v.Path, "/"):
+		return []Refusal{{CodeShared, what, ""}}
 	}
-	return nil // a file that can only be read
+	return nil // a file that can only be read, or that the clone has for itself
 }

@@ -18,8 +18,8 @@ type Template struct {
 	program *Program
 	control *linux.Control
 	// zygote is the host's view of it.
-	zygote *linux.Pidfd
-	pid    int
+	zygote         *linux.Pidfd
+	zygotePID, pid int
 	// filler takes the place of descriptors that a request does not have.
 	filler *os.File
 
@@ -46,15 +46,16 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Unwrap() error { return ErrRefused }
 
 // NewTemplate makes a template of a process and leaves it stopped by SIGSTOP. A process that is refused goes on as it was. After any other error it is not
-// fit to run: the caller ends it. Clones lose what drop says, nothing if it is nil.
-func NewTemplate(ctx context.Context, pid int, drop *Drop) (*Template, error) {
+// fit to run: the caller ends it. origin is nil for a process that is the first of its
+// pid namespace and has the privileges that its clones are to have.
+func NewTemplate(ctx context.Context, pid int, origin *Origin) (*Template, error) {
 	tracer := ptrace.NewTracer()
 	defer tracer.Close()
 	threads, err := tracer.SeizeAll(ctx, pid, ptrace.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
 	}
-	t, err := prepare(ctx, pid, threads, drop)
+	t, err := prepare(ctx, pid, threads, origin)
 	if err := errors.Join(err, ptrace.DetachAll(threads)); err != nil {
 		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
 	}
@@ -68,25 +69,34 @@ const (
 	pageSize            = 4096
 )
 
-func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee, drop *Drop) (*Template, error) {
+func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee, origin *Origin) (*Template, error) {
 	main := threads[0]
 	base, err := main.Syscall(ctx, sysMmap, 0, regionSize, protRead|protWrite, mapPrivateAnonymous, noFile, 0)
 	if err != nil {
 		return nil, fmt.Errorf("map region: %w", err)
 	}
 	process, refusals, err := Inspect(ctx, threads, base+codeSize, [2]uint64{base, base + regionSize})
+	if err == nil {
+		err = origin.renumber(process)
+	}
 	if err != nil {
 		return nil, err
 	}
+	if first := process.Threads[0].Tid; first != 1 {
+		refusals = append(refusals, Refusal{
+			CodeNotInit, fmt.Sprintf("the process is number %d in its pid namespace, a clone would be number 1", first), "run it as the first process of a pid namespace",
+		})
+	}
+	refusals = append(refusals, origin.judge(process.NoNewPrivs)...)
 	if len(refusals) > 0 {
 		_, err := main.Syscall(ctx, sysMunmap, base, regionSize)
 		return nil, errors.Join(&RefusedError{refusals}, err)
 	}
-	return fork(ctx, pid, main, base, process, drop)
+	return fork(ctx, pid, main, base, process, origin)
 }
 
 // fork writes the program into the template, starts the zygote and connects to it.
-func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process, drop *Drop) (_ *Template, err error) {
+func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process, origin *Origin) (_ *Template, err error) {
 	memory := ptrace.NewMemory(pid)
 	if _, err := main.Syscall(ctx, sysSocketpair, afUnix, packetSocket, 0, base+codeSize); err != nil {
 		return nil, fmt.Errorf("make socket pair: %w", err)
@@ -96,7 +106,7 @@ func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, proces
 		return nil, err
 	}
 	layout := Layout{Base: base, Control: int(pair[0]) | int(pair[1])<<8, Peer: int(pair[4]) | int(pair[5])<<8, XState: signalFrame(process.Threads[0])}
-	program, err := Plan(process, layout, drop)
+	program, err := Plan(process, layout, origin)
 	if err != nil {
 		return nil, fmt.Errorf("plan clones: %w", err)
 	}
@@ -168,6 +178,7 @@ func (t *Template) start(ctx context.Context, main *ptrace.Tracee) error {
 	if m.kind != kindHello {
 		return fmt.Errorf("start zygote: %w", t.failure(t.program.program, m))
 	}
+	t.zygotePID = m.pid
 	if t.zygote, err = linux.OpenPidfd(m.pid); err != nil {
 		return err
 	}
@@ -178,6 +189,9 @@ func (t *Template) start(ctx context.Context, main *ptrace.Tracee) error {
 	}
 	return os.NewSyscallError("kill", syscall.Kill(t.pid, syscall.SIGSTOP))
 }
+
+// Zygote is the zygote's pid. It is born in the template's cgroup; in another it goes on when the template is frozen.
+func (t *Template) Zygote() int { return t.zygotePID }
 
 // Program is what the template's clones do.
 func (t *Template) Program() *Program { return t.program }

@@ -19,6 +19,8 @@ type Socket struct {
 	Address []byte
 	// Connected: it has a peer. Hung up: the peer of a unix socket is gone, there is nothing to read and nobody to write to.
 	Connected, HungUp bool
+	// Closed: a TCP socket that is not connected yet, or no more.
+	Closed bool
 	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
 	Backlog, Queued uint32
 	// Options that differ from a new socket's of the same kind.
@@ -156,13 +158,17 @@ func askSocket(fd int) (s Socket, err error) {
 	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 {
 		return s, nil
 	}
-	if s.Listening {
+	if s.Type == unix.SOCK_STREAM {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return s, os.NewSyscallError("getsockopt TCP_INFO", err)
 		}
-		// Of a listener these two fields are the queue, from net/ipv4/tcp.c.
-		s.Queued, s.Backlog = info.Unacked, info.Sacked
+		const tcpClose = 7 // include/net/tcp_states.h
+		s.Closed = info.State == tcpClose
+		if s.Listening {
+			// Of a listener these two fields are the queue, from net/ipv4/tcp.c.
+			s.Queued, s.Backlog = info.Unacked, info.Sacked
+		}
 	}
 	if s.Filtered, err = filtered(fd); err != nil {
 		return s, err
