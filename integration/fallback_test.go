@@ -69,8 +69,8 @@ func TestHostNetworkIsNotThawed(t *testing.T) {
 	if strings.Contains(out, "rung thaw,") || !strings.Contains(out, "host-network") {
 		t.Errorf("a spare has its own network:\n%s", out)
 	}
-	if host, err := os.Readlink("/proc/self/ns/net"); err != nil || netnsOf(t, "host-net") != host {
-		t.Errorf("it is in %s, the host in %s (%v)", netnsOf(t, "host-net"), host, err)
+	if host, err := os.Readlink("/proc/self/ns/net"); err != nil || netnsOf(t, house, "host-net") != host {
+		t.Errorf("it is in %s, the host in %s (%v)", netnsOf(t, house, "host-net"), host, err)
 	}
 }
 

@@ -38,7 +38,46 @@ func runTests(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "integration tests need root and what `make tools images build` makes:", err)
 		return 1
 	}
+	defer func() {
+		if err := clonery.close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}()
 	return m.Run()
+}
+
+// clonery is the stack that clones instances, for the tests that want one; the first starts it.
+var clonery lazyStack
+
+type lazyStack struct {
+	once sync.Once
+	s    *stack.Stack
+	err  error
+}
+
+func (l *lazyStack) start() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if l.s, l.err = stack.Start(ctx, stack.Options{Out: outDir(), Config: "[fork]\nenabled = true\n"}); l.err == nil {
+		l.err = l.s.Import(ctx, "tiny-demo", "python-demo")
+	}
+}
+
+func (l *lazyStack) close() error {
+	if l.s == nil {
+		return nil
+	}
+	return l.s.Close()
+}
+
+func forking(t *testing.T) *stack.Stack {
+	t.Helper()
+	clonery.once.Do(clonery.start)
+	if clonery.err != nil {
+		t.Fatal(clonery.err)
+	}
+	return clonery.s
 }
 
 // outDir is where the built binaries and images are.

@@ -21,6 +21,31 @@ var wokenRungs = []struct {
 	spares int
 }{{"thaw", 2}, {"restore", 0}}
 
+// wake is one way in which a container comes to be woken: how it is started, from spares of what kind.
+type wake struct {
+	name, rung string
+	spares     int
+	// clones: where instances are cloned.
+	clones bool
+}
+
+var wakes = []wake{{"thaw", "thaw", 2, false}, {"restore", "restore", 0, false}, {"thaw-clone", "thaw", 2, true}, {"fork", "fork", 0, true}}
+
+// ready makes a stack's pool of the python seed one from which containers are woken in this way.
+func (w wake) ready(t *testing.T) *stack.Stack {
+	t.Helper()
+	s := house
+	if w.clones {
+		s = forking(t)
+	}
+	seed := bakedPython(t, s)
+	if w.rung == "fork" {
+		setPool(t, s, seed, 1) // so that the template stands
+	}
+	setPool(t, s, seed, w.spares)
+	return s
+}
+
 // run starts a container with ctr on the sprout runtime.
 func run(t *testing.T, s *stack.Stack, id, image string, args ...string) {
 	t.Helper()
@@ -74,15 +99,14 @@ func get(t *testing.T, s *stack.Stack, id, path string) string {
 }
 
 func TestWokenContainerAnswersAndSaysHowItWasStarted(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			id := "answers-" + rung.name
-			run(t, house, id, "python-demo")
-			get(t, house, id, "/")
-			out := wantRung(t, house, id, rung.name)
-			if rung.name == "thaw" && !strings.Contains(out, "0 fallbacks") {
+			run(t, s, id, "python-demo")
+			get(t, s, id, "/")
+			out := wantRung(t, s, id, rung.rung)
+			if rung.rung == "thaw" && !strings.Contains(out, "0 fallbacks") {
 				t.Errorf("thaw passed something over:\n%s", out)
 			}
 			if rung.name == "restore" && !strings.Contains(out, "no-spare") {
@@ -93,30 +117,29 @@ func TestWokenContainerAnswersAndSaysHowItWasStarted(t *testing.T) {
 }
 
 func TestWokenContainerServesExecKillAndExitStatus(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			id := "exec-" + rung.name
-			run(t, house, id, "python-demo")
-			wantRung(t, house, id, rung.name)
-			out, err := house.Ctr(t.Context(), "task", "exec", "--exec-id", "e1", id, "sh", "-c", "echo from inside; cat /proc/1/comm")
+			run(t, s, id, "python-demo")
+			wantRung(t, s, id, rung.rung)
+			out, err := s.Ctr(t.Context(), "task", "exec", "--exec-id", "e1", id, "sh", "-c", "echo from inside; cat /proc/1/comm")
 			if err != nil || !strings.Contains(out, "from inside") || !strings.Contains(out, "python") {
 				t.Fatalf("exec: %v %q", err, out)
 			}
-			if out, err = house.Ctr(t.Context(), "task", "ps", id); err != nil || !strings.Contains(out, fmt.Sprint(pid(t, house, id))) {
+			if out, err = s.Ctr(t.Context(), "task", "ps", id); err != nil || !strings.Contains(out, fmt.Sprint(pid(t, s, id))) {
 				t.Errorf("ps: %v %q", err, out)
 			}
-			if out, err = house.Ctr(t.Context(), "task", "metrics", id); err != nil || !strings.Contains(out, "memory") {
+			if out, err = s.Ctr(t.Context(), "task", "metrics", id); err != nil || !strings.Contains(out, "memory") {
 				t.Errorf("metrics: %v %q", err, out)
 			}
 			for _, verb := range []string{"pause", "resume"} {
-				if _, err := house.Ctr(t.Context(), "task", verb, id); err != nil {
+				if _, err := s.Ctr(t.Context(), "task", verb, id); err != nil {
 					t.Error(err)
 				}
 			}
-			get(t, house, id, "/")
-			if status := exitOf(t, house, id, "/exit?code=7"); status != 7 {
+			get(t, s, id, "/")
+			if status := exitOf(t, s, id, "/exit?code=7"); status != 7 {
 				t.Errorf("exit status %d, want 7", status)
 			}
 		})
@@ -151,27 +174,32 @@ func exitOf(t *testing.T, s *stack.Stack, id, path string) uint32 {
 }
 
 func TestWokenContainerCanBeCheckpointed(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			ctx := house.Context(t.Context())
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
+			ctx := s.Context(t.Context())
 			id := "checkpoint-" + rung.name
-			task := create(t, house, id, "python-demo", cio.NewCreator(cio.WithStreams(nil, io.Discard, io.Discard)))
+			task := create(t, s, id, "python-demo", cio.NewCreator(cio.WithStreams(nil, io.Discard, io.Discard)))
 			if err := task.Start(ctx); err != nil {
 				t.Fatal(err)
 			}
-			wantRung(t, house, id, rung.name)
-			get(t, house, id, "/")
+			wantRung(t, s, id, rung.rung)
+			get(t, s, id, "/")
 			image, err := task.Checkpoint(ctx)
+			if rung.clones {
+				if err == nil || !strings.Contains(err.Error(), "enabled = false") {
+					t.Errorf("a clone is checkpointed: %v", err)
+				}
+				return
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
 			if size, err := image.Size(ctx); err != nil || size < 1<<20 {
 				t.Errorf("an image of %d bytes, %v", size, err)
 			}
-			get(t, house, id, "/") // it goes on
-			if status := exitOf(t, house, id, "/exit?code=3"); status != 3 {
+			get(t, s, id, "/") // it goes on
+			if status := exitOf(t, s, id, "/exit?code=3"); status != 3 {
 				t.Errorf("exit status %d, want 3", status)
 			}
 		})
@@ -179,32 +207,31 @@ func TestWokenContainerCanBeCheckpointed(t *testing.T) {
 }
 
 func TestTwoWokenContainersShareNothingThatTheyWrite(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			first, second := "first-"+rung.name, "second-"+rung.name
-			run(t, house, first, "python-demo")
-			run(t, house, second, "python-demo")
-			wantRung(t, house, first, rung.name)
-			wantRung(t, house, second, rung.name)
-			get(t, house, first, "/write?path=/tmp/mine&data=secret")
-			if got := get(t, house, first, "/file?path=/tmp/mine"); got != "secret" {
+			run(t, s, first, "python-demo")
+			run(t, s, second, "python-demo")
+			wantRung(t, s, first, rung.rung)
+			wantRung(t, s, second, rung.rung)
+			get(t, s, first, "/write?path=/tmp/mine&data=secret")
+			if got := get(t, s, first, "/file?path=/tmp/mine"); got != "secret" {
 				t.Errorf("the writer reads %q", got)
 			}
-			if body, err := stack.Get(pid(t, house, second), "8080", "/file?path=/tmp/mine"); err == nil {
+			if body, err := stack.Get(pid(t, s, second), "8080", "/file?path=/tmp/mine"); err == nil {
 				t.Errorf("the other container reads %q", body)
 			}
-			if a, b := netnsOf(t, first), netnsOf(t, second); a == b {
+			if a, b := netnsOf(t, s, first), netnsOf(t, s, second); a == b {
 				t.Errorf("both are in network namespace %s", a)
 			}
 		})
 	}
 }
 
-func netnsOf(t *testing.T, id string) string {
+func netnsOf(t *testing.T, s *stack.Stack, id string) string {
 	t.Helper()
-	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid(t, house, id)))
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid(t, s, id)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,15 +239,14 @@ func netnsOf(t *testing.T, id string) string {
 }
 
 func TestWhatAWokenContainerWritesIsInItsSnapshot(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			id := "snapshot-" + rung.name
-			run(t, house, id, "python-demo")
-			wantRung(t, house, id, rung.name)
-			get(t, house, id, "/write?path=/srv-marker&data=kept")
-			mounts, err := house.Client.SnapshotService(stack.Snapshotter).Mounts(house.Context(t.Context()), id)
+			run(t, s, id, "python-demo")
+			wantRung(t, s, id, rung.rung)
+			get(t, s, id, "/write?path=/srv-marker&data=kept")
+			mounts, err := s.Client.SnapshotService(stack.Snapshotter).Mounts(s.Context(t.Context()), id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,23 +264,22 @@ func TestWhatAWokenContainerWritesIsInItsSnapshot(t *testing.T) {
 }
 
 func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			id := "bound-" + rung.name
-			run(t, house, id, "python-demo", "--hostname", "bound-host", "--cgroup", "/"+house.Namespace+"/"+id)
-			wantRung(t, house, id, rung.name)
-			if got := get(t, house, id, "/hostname"); got != "bound-host" {
+			run(t, s, id, "python-demo", "--hostname", "bound-host", "--cgroup", "/"+s.Namespace+"/"+id)
+			wantRung(t, s, id, rung.rung)
+			if got := get(t, s, id, "/hostname"); got != "bound-host" {
 				t.Errorf("host name %q", got)
 			}
-			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid(t, house, id)))
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid(t, s, id)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
 				// The systemd hierarchy is named only where systemd runs; every other one must hold the container in the cgroup of its spec.
-				if !strings.HasSuffix(line, "/"+house.Namespace+"/"+id) {
+				if !strings.HasSuffix(line, "/"+s.Namespace+"/"+id) {
 					t.Errorf("cgroup %s", line)
 				}
 			}
@@ -264,16 +289,15 @@ func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
 
 func TestLogsOfAWokenContainerArriveByteForByte(t *testing.T) {
 	const burst = 8 << 20
-	seed := bakedPython(t, house)
-	for _, rung := range wokenRungs {
+	for _, rung := range wakes {
 		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, house, seed, rung.spares)
+			s := rung.ready(t)
 			id := "logs-" + rung.name
 			file := filepath.Join(t.TempDir(), "log")
-			run(t, house, id, "python-demo", "--log-uri", "file://"+file)
-			wantRung(t, house, id, rung.name)
-			get(t, house, id, fmt.Sprintf("/log?bytes=%d", burst))
-			if status := exitOf(t, house, id, "/exit?code=0"); status != 0 {
+			run(t, s, id, "python-demo", "--log-uri", "file://"+file)
+			wantRung(t, s, id, rung.rung)
+			get(t, s, id, fmt.Sprintf("/log?bytes=%d", burst))
+			if status := exitOf(t, s, id, "/exit?code=0"); status != 0 {
 				t.Errorf("exit status %d", status)
 			}
 			info, err := os.Stat(file)

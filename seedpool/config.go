@@ -49,6 +49,12 @@ type Config struct {
 	LogLevel       string   `toml:"log_level"`
 	Restore        Sharing  `toml:"restore"`
 	Pages          Storing  `toml:"pages"`
+	Fork           Forking  `toml:"fork"`
+}
+
+// Forking says whether instances are cloned from a template.
+type Forking struct {
+	Enabled bool `toml:"enabled"`
 }
 
 // Storing says where the memory of seeds is kept.
@@ -257,7 +263,12 @@ store = %t
 
 # What the store may take on disk; a bake that needs more fails. 0B: no bound.
 quota = %q
+
+[fork]
+# true: instances are cloned from the seed's template, a stopped process in memory, where that is possible: in milliseconds, and sharing all memory that they do not
+# change. What cannot be cloned is restored.
+enabled = %t
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String())
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled)
 }

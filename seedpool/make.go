@@ -46,13 +46,22 @@ func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string,
 		return nil, err
 	}
 	p.point("instance begun")
-	made, err := from.keeper.Make(ctx, &api.MakeRequest{
+	r := &api.MakeRequest{
 		Id: i.id, Images: from.images, Overlay: overlay, Cgroup: where.cgroup, Netns: where.netns,
 		Spec: from.spec, Dir: dir, StdioKeys: from.meta.StdioKeys,
 		Shared: p.config.Restore.shares(from.meta.Info.ImageBytes), AtOnce: p.rowOf(i).Restored,
-	})
+	}
+	var made *api.MakeResponse
+	switch {
+	case where.fork:
+		made, err = p.fork(ctx, s, from.keeper, r)
+	case r.AtOnce:
+		made, err = from.keeper.restore(ctx, r)
+	default:
+		made, err = p.forkOrRestore(ctx, s, from.keeper, r)
+	}
 	if err != nil {
-		return nil, p.explain(errgrpc.ToNative(err))
+		return nil, p.explain(err)
 	}
 	p.point("instance made")
 	made.Instance.Id, made.Instance.Seed = i.id, s.id

@@ -62,6 +62,9 @@ func (p Paths) InstancesDir() string { return filepath.Join(p.RunDir, "instances
 // InstanceDir is the directory of one instance: its named pipes, CRIU's logs, its exit status.
 func (p Paths) InstanceDir(instance string) string { return filepath.Join(p.InstancesDir(), instance) }
 
+// TemplatesDir holds what the seeds' templates were made from, in the file system of the seeds: it is linked, not copied.
+func (p Paths) TemplatesDir() string { return filepath.Join(p.StateDir, "templates") }
+
 // BakesDir holds the work directories of bakes, by seed.
 func (p Paths) BakesDir() string { return filepath.Join(p.RunDir, "bakes") }
 

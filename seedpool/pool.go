@@ -87,6 +87,7 @@ type seed struct {
 	retryAt   time.Time
 	lastError string
 	keeperPID int64
+	fork      forkState
 }
 
 // instance is one row of the index.

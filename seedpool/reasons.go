@@ -55,6 +55,15 @@ const (
 	ReasonKeyFailed     Reason = "key-failed"
 )
 
+// Why an instance was not cloned.
+const (
+	// ReasonNotForkable: the seed's process has something that a clone could not have; the detail names all of it.
+	ReasonNotForkable Reason = "not-forkable"
+	// ReasonNoTemplate: the seed's template is still being made.
+	ReasonNoTemplate Reason = "no-template"
+	ReasonForkFailed Reason = "fork-failed"
+)
+
 // Why an instance was restored with memory of its own although it was to share the seed's. It is no slower than that.
 const (
 	ReasonMemoryNotReady  Reason = keeper.ReasonNotReady
@@ -87,6 +96,9 @@ var hints = map[Reason]string{
 	ReasonDiskFull:          "free space below sproutd's state and run directories",
 	ReasonMemoryNotReady:    "nothing: the seed's memory is read once after its keeper has started, and later starts share it",
 	ReasonMemoryNotShared:   "the detail and the keeper's log say why; [restore] shared = false stops the attempts",
+	ReasonNotForkable:       "`sprout seed inspect NAME` lists what stands in the way, and what can be done about it",
+	ReasonNoTemplate:        "nothing: the template is made once after the seed's keeper has started, and later starts are cloned from it",
+	ReasonForkFailed:        "the detail and the keeper's log say why; [fork] enabled = false stops the attempts",
 	ReasonKeyFailed:         "the spec could not be read; the detail says which part",
 }
 

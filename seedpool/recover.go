@@ -34,6 +34,7 @@ func (p *Pool) recover(ctx context.Context) {
 	}{
 		{"end cut bakes", p.recoverBakes},
 		{"find keepers", p.recoverKeepers},
+		{"remove templates", p.recoverTemplates},
 		{"recover instances", p.recoverInstances},
 		{"remove cgroups", p.recoverCgroups},
 		{"remove instance directories", p.recoverInstanceDirs},

@@ -212,9 +212,12 @@ func (p *Pool) keeperLost(seedID string) {
 	var spares []*instance
 	if s != nil {
 		spares = append(spares, s.ready...)
-		s.keeperPID = 0
+		s.keeperPID, s.fork = 0, forkState{}
 	}
 	p.mu.Unlock()
+	if err := p.sweepTemplate(p.life, seedID); err != nil {
+		log.G(p.life).WithError(err).WithField("seed", seedID).Warn("remove template")
+	}
 	log.G(p.life).WithFields(log.Fields{"seed": seedID, "spares": len(spares)}).Warn("keeper has ended")
 	p.dropLater(spares)
 }

@@ -8,9 +8,11 @@ import (
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
-// place is where a restored instance is to live.
+// place is where an instance that somebody waits for is to live, and how it is to come there.
 type place struct {
 	cgroup, netns string
+	// fork: it is cloned, else it is restored.
+	fork bool
 }
 
 // restoreFor makes an instance of a seed for one container: in its cgroup, its network namespace and over its own snapshot. After an error nothing of the

@@ -61,7 +61,7 @@ func (p *Pool) lookup(namespace, chain string, key *api.Key) *api.LookupResponse
 	case best.meta.Info.Phase == seedStale:
 		return &api.LookupResponse{Reason: string(ReasonSeedStale), Detail: best.meta.Info.Name + ": " + best.meta.Info.Reason}
 	}
-	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares)}
+	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares), Forks: p.config.Fork.Enabled, Unforkable: p.unforkable(best.seed)}
 }
 
 // nearest is the candidate that differs least, one that is ready before one that is not, the newest first. A seed of another image is a candidate only when

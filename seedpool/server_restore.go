@@ -23,7 +23,7 @@ func (s *service) Restore(ctx context.Context, r *api.RestoreRequest) (_ *api.Re
 	if r.Netns != "" && !path.IsAbs(r.Netns) {
 		return nil, fail(errdefs.ErrInvalidArgument, "network namespace %q: want an absolute path", r.Netns)
 	}
-	made, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, place{r.Cgroup, r.Netns})
+	made, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, place{r.Cgroup, r.Netns, r.Fork})
 	if err != nil {
 		return nil, err
 	}

@@ -55,5 +55,9 @@ func (s *service) InspectSeed(ctx context.Context, r *api.SeedRef) (_ *api.SeedI
 	defer s.pool.mu.Unlock()
 	info := one.infoLocked()
 	info.Pages = usage
+	info.Forkable, info.Unforkable = "off", ""
+	if s.pool.config.Fork.Enabled {
+		info.Forkable, info.Unforkable = one.fork.word(), one.fork.refused
+	}
 	return info, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
@@ -103,24 +104,30 @@ func (a *attempt) claim(ctx context.Context) (*api.Instance, error) {
 	return got.Instance, nil
 }
 
-// restore has an instance made in the container's own cgroup, which is frozen so that it runs nothing yet.
-func (a *attempt) restore(ctx context.Context) error {
+// restore has an instance restored.
+func (a *attempt) restore(ctx context.Context) error { return a.make(ctx, seedpool.RungRestore) }
+
+// fork has an instance cloned from the seed's template.
+func (a *attempt) fork(ctx context.Context) error { return a.make(ctx, seedpool.RungFork) }
+
+// make has an instance made in the container's own cgroup, which is frozen so that it runs nothing yet.
+func (a *attempt) make(ctx context.Context, by seedpool.Rung) error {
 	if err := a.timed("cgroup", a.makeCgroup); err != nil {
 		return err
 	}
-	stop := a.record.time("restore")
+	stop := a.record.time(string(by))
 	defer stop()
 	restore, cancel := context.WithTimeout(ctx, restoreTimeout)
 	got, err := a.pool.Restore(restore, &api.RestoreRequest{
 		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, Cgroup: a.cgroup.Path, Netns: a.req.joins(),
-		ShimPid: uint32(os.Getpid()),
+		ShimPid: uint32(os.Getpid()), Fork: by == seedpool.RungFork,
 	})
 	cancel()
 	if err != nil {
-		return fmt.Errorf("restore seed %s: %w", a.seed.Name, native(err))
+		return fmt.Errorf("%s seed %s: %w", by, a.seed.Name, native(err))
 	}
 	for _, p := range got.Phases {
-		a.record.add(&api.Phase{Name: "restore." + p.Name, Nanoseconds: p.Nanoseconds})
+		a.record.add(&api.Phase{Name: string(by) + "." + strings.TrimPrefix(p.Name, "fork."), Nanoseconds: p.Nanoseconds})
 	}
 	if got.Unshared != nil {
 		a.record.fellBack(got.Unshared)
@@ -205,6 +212,8 @@ func reasonOf(rung seedpool.Rung, err error) seedpool.Reason {
 		return seedpool.ReasonSproutdDown
 	case rung == seedpool.RungThaw:
 		return seedpool.ReasonClaimFailed
+	case rung == seedpool.RungFork:
+		return seedpool.ReasonForkFailed
 	}
 	return seedpool.ReasonRestoreFailed
 }

@@ -81,7 +81,7 @@ func (s *step) pass(reason seedpool.Reason, detail string) { s.reason, s.detail 
 // plan orders the rungs of one start, fastest first; the last is cold and is always tried. It is pure: the same request and the same
 // answer of sproutd give the same steps. found is nil when sproutd was not asked, which refusal justifies.
 func plan(req request, found *api.LookupResponse) []step {
-	thaw, restore := step{rung: seedpool.RungThaw}, step{rung: seedpool.RungRestore}
+	thaw, fork, restore := step{rung: seedpool.RungThaw}, step{rung: seedpool.RungFork}, step{rung: seedpool.RungRestore}
 	reason, detail := req.refusal()
 	if reason == "" {
 		reason, detail = missing(found)
@@ -97,7 +97,13 @@ func plan(req request, found *api.LookupResponse) []step {
 	case found.Spares == 0:
 		thaw.pass(seedpool.ReasonNoSpare, found.Seed.Name)
 	}
-	return []step{thaw, restore, {rung: seedpool.RungCold}}
+	if found == nil || !found.Forks {
+		return []step{thaw, restore, {rung: seedpool.RungCold}}
+	}
+	if found.Unforkable != "" {
+		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
+	}
+	return []step{thaw, fork, restore, {rung: seedpool.RungCold}}
 }
 
 // refusal says why no seed could serve the request, whatever sproutd has; empty: ask sproutd.

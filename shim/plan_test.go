@@ -23,6 +23,10 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 	seed := func(spares uint32) *api.LookupResponse {
 		return &api.LookupResponse{Seed: &api.SeedInfo{Id: "s1", Name: "shop"}, Spares: spares}
 	}
+	forks := func(found *api.LookupResponse, unforkable string) *api.LookupResponse {
+		found.Forks, found.Unforkable = true, unforkable
+		return found
+	}
 	none := func(reason seedpool.Reason) *api.LookupResponse { return &api.LookupResponse{Reason: string(reason)} }
 	try := func(rung seedpool.Rung) step { return step{rung: rung} }
 	pass := func(rung seedpool.Rung, reason seedpool.Reason, detail string) step {
@@ -43,6 +47,20 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 		{
 			"seed with a spare", plain(nil), seed(1),
 			[]step{try(seedpool.RungThaw), try(seedpool.RungRestore), try(seedpool.RungCold)},
+		},
+		{
+			"seed that may be cloned", plain(nil), forks(seed(0), ""),
+			[]step{pass(seedpool.RungThaw, seedpool.ReasonNoSpare, "shop"), try(seedpool.RungFork), try(seedpool.RungRestore), try(seedpool.RungCold)},
+		},
+		{
+			"seed that cannot be cloned", plain(nil), forks(seed(1), "children: 4"),
+			[]step{
+				try(seedpool.RungThaw), pass(seedpool.RungFork, seedpool.ReasonNotForkable, "children: 4"), try(seedpool.RungRestore), try(seedpool.RungCold),
+			},
+		},
+		{
+			"host network of a clone", plain(func(r *request) { r.hostNetwork = true }), forks(seed(1), ""),
+			[]step{pass(seedpool.RungThaw, seedpool.ReasonHostNetwork, ""), try(seedpool.RungFork), try(seedpool.RungRestore), try(seedpool.RungCold)},
 		},
 		{"seed without a spare", plain(nil), seed(0), restoreFirst(seedpool.ReasonNoSpare, "shop")},
 		{"host network", plain(func(r *request) { r.hostNetwork = true }), seed(1), restoreFirst(seedpool.ReasonHostNetwork, "")},

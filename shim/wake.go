@@ -104,6 +104,8 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 		switch step.rung {
 		case seedpool.RungThaw:
 			task, err = w.attempt(ctx, (*attempt).thaw)
+		case seedpool.RungFork:
+			task, err = w.attempt(ctx, (*attempt).fork)
 		case seedpool.RungRestore:
 			task, err = w.attempt(ctx, (*attempt).restore)
 		case seedpool.RungCold:

@@ -19,6 +19,10 @@ import (
 var errShared = fmt.Errorf("its memory is shared with other instances of its seed; [restore] shared = false in sproutd's configuration "+
 	"gives those that are made later memory of their own: %w", errdefs.ErrFailedPrecondition)
 
+// errCloned: what a clone has mapped of its image's files is in the template's mounts, where CRIU does not find it.
+var errCloned = fmt.Errorf("it was cloned from its seed's template; [fork] enabled = false in sproutd's configuration has those that are made later restored: %w",
+	errdefs.ErrFailedPrecondition)
+
 // checkpoint dumps the running task through `runc checkpoint`.
 func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskRequest) (*ptypes.Empty, error) {
 	var asked options.CheckpointOptions
@@ -34,6 +38,9 @@ func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskReq
 	}
 	if t.memory != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, errShared))
+	}
+	if t.instance.Cloned {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, errCloned))
 	}
 	if err := t.dump(ctx, r.Path, &asked); err != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, err))

@@ -57,6 +57,7 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"rootfs layer", bytesText(s.RootfsBytes)},
 		{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
 		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
+		{"forkable", forkText(s)},
 		{"late env", strings.Join(s.LateEnv, " ")},
 		{"late mounts", strings.Join(s.LateMounts, " ")},
 		{"key parts", names(s.Key.GetParts())},
@@ -73,6 +74,14 @@ func pagesText(u *api.PagesUsage) string {
 	}
 	return fmt.Sprintf("%d: %d unique in %s, %d shared with other seeds in %s, %d of zeros",
 		u.Pages, u.Unique, bytesText(u.UniqueBytes), u.Shared, bytesText(u.SharedBytes), u.Zeros)
+}
+
+// forkText says whether a seed's instances are cloned.
+func forkText(s *api.SeedInfo) string {
+	if s.Unforkable == "" {
+		return s.Forkable
+	}
+	return s.Forkable + ": " + s.Unforkable
 }
 
 func names(m map[string]string) string {

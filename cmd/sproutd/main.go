@@ -4,6 +4,7 @@
 //	sproutd [--config FILE]     serve
 //	sproutd config default      print the configuration with all comments
 //	sproutd keeper …            the process that holds one seed; started by sproutd
+//	sproutd holder              the first process of the pid namespace of a template; started by a keeper
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/sproutrun/sprout/seedpool"
+	"github.com/sproutrun/sprout/seedpool/keeper"
 )
 
 func main() {
@@ -28,8 +30,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == "keeper" {
+	switch {
+	case len(args) > 0 && args[0] == "keeper":
 		return keep(ctx, args[1:])
+	case len(args) == 1 && args[0] == keeper.HolderArg:
+		return keeper.Hold()
 	}
 	flags := flag.NewFlagSet("sproutd", flag.ContinueOnError)
 	file := flags.String("config", "", "configuration `FILE` (default "+seedpool.DefaultConfigFile+", if there is one)")

@@ -31,6 +31,8 @@ type instance struct {
 	cgroup  linux.Cgroup
 	dir     string
 	pidfd   *linux.Pidfd
+	// cloned: it is not a child of ours.
+	cloned bool
 	// memory is served as long as the instance lives; nil: it has memory of its own.
 	memory *restore.Memory
 	// gone is closed when the process has been waited for.
@@ -89,6 +91,9 @@ func (i *instance) destroy(pid int) error {
 	if err := i.cgroup.Kill(); err != nil {
 		return err
 	}
+	if i.cloned {
+		return i.forsake()
+	}
 	_, err := syscall.Wait4(pid, nil, 0, nil)
 	return errors.Join(err, i.forsake())
 }
@@ -128,8 +133,7 @@ func (i *instance) await(ctx context.Context) {
 	if err := i.pidfd.Wait(ctx); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("wait for instance")
 	}
-	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(int(i.message.Pid), &status, 0, nil); err != nil {
+	if status, err := i.reap(); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("reap instance")
 	} else if err := i.record(status); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("write exit status")
@@ -137,6 +141,22 @@ func (i *instance) await(ctx context.Context) {
 	if err := errors.Join(i.forsake(), i.release(), i.pidfd.Close()); err != nil {
 		log.G(ctx).WithError(err).WithFields(fields).Error("release instance")
 	}
+}
+
+// reap is the status of a process that has ended. That of a clone, which has no parent that cares, is the kernel's to keep.
+func (i *instance) reap() (status syscall.WaitStatus, err error) {
+	if !i.cloned {
+		_, err = syscall.Wait4(int(i.message.Pid), &status, 0, nil)
+		return status, err
+	}
+	if err := i.pidfd.Reaped(); err != nil {
+		return 0, err
+	}
+	status, known, err := i.pidfd.ExitStatus()
+	if err == nil && !known {
+		err = errors.New("the kernel does not tell it")
+	}
+	return status, err
 }
 
 // record writes the exit file. A directory that is gone means that nobody is left who would read it.

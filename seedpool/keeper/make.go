@@ -25,20 +25,22 @@ const (
 
 // making is one instance on its way from a request to a process.
 type making struct {
-	config  Config
-	heat    *heat
-	request *api.MakeRequest
-	spec    *specs.Spec
-	options restore.Options
-	made    *instance
-	phases  []*api.Phase
+	config   Config
+	heat     *heat
+	template *template
+	request  *api.MakeRequest
+	spec     *specs.Spec
+	options  restore.Options
+	made     *instance
+	phases   []*api.Phase
 	// unshared says why the instance does not share its memory although it was to.
 	unshared *api.Fallback
 }
 
 // makeInstance restores the image of a request. After an error nothing of the instance is left but files in its directory.
-func makeInstance(ctx context.Context, c Config, h *heat, r *api.MakeRequest) (*making, error) {
-	m := &making{config: c, heat: h, request: r, made: newInstance(c, r)}
+func (s *server) makeInstance(ctx context.Context, r *api.MakeRequest) (*making, error) {
+	c := s.config
+	m := &making{config: c, heat: &s.heat, template: s.template, request: r, made: newInstance(c, r)}
 	defer m.close()
 	err := m.prepare()
 	if err == nil {
@@ -145,8 +147,11 @@ func (m *making) restore(ctx context.Context) (err error) {
 	return nil
 }
 
-// process makes the process: with shared memory if it is to have it and can, else with memory of its own.
+// process makes the process: a clone of the template, or a restored one, with shared memory if it is to have it and can, else with memory of its own.
 func (m *making) process(ctx context.Context) (pid int, err error) {
+	if m.request.Template != nil {
+		return m.forked(ctx)
+	}
 	if m.request.Shared {
 		from := time.Now()
 		pid, err = m.sharing(ctx)

@@ -21,6 +21,8 @@ const restores = 2
 type server struct {
 	config Config
 	heat   heat
+	// template is what instances are cloned from.
+	template *template
 	// slots bounds the restores under way.
 	slots chan struct{}
 	// over is closed when the keeper has been retired and is empty.
@@ -43,7 +45,7 @@ type call struct {
 
 func newServer(c Config) *server {
 	return &server{
-		config: c, heat: heat{made: make(chan struct{})}, slots: make(chan struct{}, restores), over: make(chan struct{}),
+		config: c, heat: heat{made: make(chan struct{})}, template: newTemplate(), slots: make(chan struct{}, restores), over: make(chan struct{}),
 		instances: make(map[string]*instance), making: make(map[string]*call),
 	}
 }
@@ -89,7 +91,7 @@ func (s *server) make(ctx context.Context, r *api.MakeRequest) (*making, error) 
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return makeInstance(ctx, s.config, &s.heat, r)
+	return s.makeInstance(ctx, r)
 }
 
 // finish ends what begin has begun, with the instance or with nil.

@@ -130,6 +130,20 @@ func (c Cgroup) Attach(pid int) error {
 	return nil
 }
 
+// AttachLegacy moves a process into the cgroup in every v1 hierarchy.
+func (c Cgroup) AttachLegacy(pid int) error {
+	list, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range list[:len(list)-1] {
+		if err := c.attach(root, pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // AttachUnified moves a process with all its threads in the v2 hierarchy only.
 func (c Cgroup) AttachUnified(pid int) error {
 	root, err := UnifiedRoot()

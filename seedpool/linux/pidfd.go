@@ -83,6 +83,28 @@ func (p *Pidfd) duplicate() (*os.File, error) {
 	return os.NewFile(uintptr(fd), p.file.Name()), nil
 }
 
+// reapTimeout bounds how long after its end a process that nobody waits for may be there.
+const reapTimeout = time.Second
+
+// Reaped returns when a process that has ended was reaped. The kernel, which reaps children of a parent that ignores SIGCHLD, does so a moment after it tells of
+// the end; from 6.12 on it tells of that, too.
+func (p *Pidfd) Reaped() error {
+	return p.control(func(fd int) error {
+		for deadline := time.Now().Add(reapTimeout); ; {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, int(time.Until(deadline).Milliseconds()))
+			switch {
+			case errors.Is(err, unix.EINTR) && time.Now().Before(deadline):
+			case err != nil:
+				return os.NewSyscallError("poll", err)
+			case n == 0:
+				return fmt.Errorf("wait until process %d is reaped: %w", p.pid, os.ErrDeadlineExceeded)
+			default:
+				return nil
+			}
+		}
+	})
+}
+
 // ExitStatus returns the wait status of a process that has ended and was reaped by its parent, whoever that is. ok is false when the kernel
 // cannot tell (before 6.15), or the process was not reaped yet.
 func (p *Pidfd) ExitStatus() (status syscall.WaitStatus, ok bool, err error) {
@@ -99,6 +121,9 @@ func (p *Pidfd) ExitStatus() (status syscall.WaitStatus, ok bool, err error) {
 	}
 	return syscall.WaitStatus(info.Exit_code), true, nil
 }
+
+// PidfdTellsExit fails where the kernel does not tell the exit status of a process that is not ours.
+func PidfdTellsExit() error { return probePidfdExit() }
 
 func (p *Pidfd) info(info *unix.PidfdInfo) error {
 	return p.control(func(fd int) error { return unix.IoctlPidfdInfo(fd, info) })

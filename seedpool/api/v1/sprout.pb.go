@@ -213,7 +213,10 @@ type LookupResponse struct {
 	Nearest string   `protobuf:"bytes,4,opt,name=nearest,proto3" json:"nearest,omitempty"`
 	Differs []string `protobuf:"bytes,5,rep,name=differs,proto3" json:"differs,omitempty"`
 	// With another reason: what more there is to say.
-	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Instances may be cloned on this machine, and why not those of the seed: empty if its template can be, or nobody has tried.
+	Forks         bool   `protobuf:"varint,7,opt,name=forks,proto3" json:"forks,omitempty"`
+	Unforkable    string `protobuf:"bytes,8,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +289,20 @@ func (x *LookupResponse) GetDiffers() []string {
 func (x *LookupResponse) GetDetail() string {
 	if x != nil {
 		return x.Detail
+	}
+	return ""
+}
+
+func (x *LookupResponse) GetForks() bool {
+	if x != nil {
+		return x.Forks
+	}
+	return false
+}
+
+func (x *LookupResponse) GetUnforkable() string {
+	if x != nil {
+		return x.Unforkable
 	}
 	return ""
 }
@@ -452,7 +469,9 @@ type Instance struct {
 	// Socket on which the shim gets a second hold on memory that is shared with other instances, before it lets it run; empty: its memory is its own.
 	Memory string `protobuf:"bytes,11,opt,name=memory,proto3" json:"memory,omitempty"`
 	// What its threads may do, read when it was frozen; empty: it was not read.
-	Credentials   []*Credentials `protobuf:"bytes,12,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	Credentials []*Credentials `protobuf:"bytes,12,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// It was cloned from the seed's template, not restored.
+	Cloned        bool `protobuf:"varint,13,opt,name=cloned,proto3" json:"cloned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -569,6 +588,13 @@ func (x *Instance) GetCredentials() []*Credentials {
 		return x.Credentials
 	}
 	return nil
+}
+
+func (x *Instance) GetCloned() bool {
+	if x != nil {
+		return x.Cloned
+	}
+	return false
 }
 
 // Credentials are what some threads of an instance have, as /proc/PID/status tells.
@@ -764,7 +790,9 @@ type RestoreRequest struct {
 	// Network namespace to wake in: empty makes a new one, else a path ("/proc/1/ns/net" is the host's).
 	Netns string `protobuf:"bytes,6,opt,name=netns,proto3" json:"netns,omitempty"`
 	// The shim that asks: when it dies before Bound, the instance is destroyed.
-	ShimPid       uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
+	ShimPid uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
+	// Clone it from the seed's template instead. Unavailable: that is being made.
+	Fork          bool `protobuf:"varint,8,opt,name=fork,proto3" json:"fork,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -846,6 +874,13 @@ func (x *RestoreRequest) GetShimPid() uint32 {
 		return x.ShimPid
 	}
 	return 0
+}
+
+func (x *RestoreRequest) GetFork() bool {
+	if x != nil {
+		return x.Fork
+	}
+	return false
 }
 
 type RestoreResponse struct {
@@ -1357,7 +1392,10 @@ type SeedInfo struct {
 	SparesWant             uint32   `protobuf:"varint,16,opt,name=spares_want,json=sparesWant,proto3" json:"spares_want,omitempty"`
 	SparesReady            uint32   `protobuf:"varint,17,opt,name=spares_ready,json=sparesReady,proto3" json:"spares_ready,omitempty"`
 	// Of its memory in the page store; none: it is in plain files. Told by InspectSeed only.
-	Pages         *PagesUsage `protobuf:"bytes,18,opt,name=pages,proto3" json:"pages,omitempty"`
+	Pages *PagesUsage `protobuf:"bytes,18,opt,name=pages,proto3" json:"pages,omitempty"`
+	// Whether its instances are cloned, in a word; with "no": why not. Told by InspectSeed only.
+	Forkable      string `protobuf:"bytes,19,opt,name=forkable,proto3" json:"forkable,omitempty"`
+	Unforkable    string `protobuf:"bytes,20,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1516,6 +1554,20 @@ func (x *SeedInfo) GetPages() *PagesUsage {
 		return x.Pages
 	}
 	return nil
+}
+
+func (x *SeedInfo) GetForkable() string {
+	if x != nil {
+		return x.Forkable
+	}
+	return ""
+}
+
+func (x *SeedInfo) GetUnforkable() string {
+	if x != nil {
+		return x.Unforkable
+	}
+	return ""
 }
 
 // PagesUsage is what a seed's memory takes in the page store. Bytes are those on disk, compressed.
@@ -2798,7 +2850,9 @@ type MakeRequest struct {
 	// Its memory is to be the seed's one copy.
 	Shared bool `protobuf:"varint,9,opt,name=shared,proto3" json:"shared,omitempty"`
 	// Somebody waits for it: rather with memory of its own than after the seed's copy has been made.
-	AtOnce        bool `protobuf:"varint,10,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
+	AtOnce bool `protobuf:"varint,10,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
+	// Clone it from the seed's template, which the first such request makes. Else it is restored.
+	Template      *TemplatePlace `protobuf:"bytes,11,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2903,6 +2957,67 @@ func (x *MakeRequest) GetAtOnce() bool {
 	return false
 }
 
+func (x *MakeRequest) GetTemplate() *TemplatePlace {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+// TemplatePlace is where a seed's template has its files and its processes. Both are the keeper's to make and to remove.
+type TemplatePlace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Directory, in the file system of the images if they are not to be copied.
+	Dir           string `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Cgroup        string `protobuf:"bytes,2,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemplatePlace) Reset() {
+	*x = TemplatePlace{}
+	mi := &file_sprout_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemplatePlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemplatePlace) ProtoMessage() {}
+
+func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
+func (*TemplatePlace) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *TemplatePlace) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *TemplatePlace) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
 type MakeResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance *Instance              `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -2915,7 +3030,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3042,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3055,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -2975,7 +3090,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3102,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3115,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3043,14 +3158,18 @@ const file_sprout_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12 \n" +
 	"\x03key\x18\x03 \x01(\v2\x0e.sprout.v1.KeyR\x03key\x12\x1a\n" +
-	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\xb5\x01\n" +
+	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\xeb\x01\n" +
 	"\x0eLookupResponse\x12'\n" +
 	"\x04seed\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\x12\x16\n" +
 	"\x06spares\x18\x02 \x01(\rR\x06spares\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\anearest\x18\x04 \x01(\tR\anearest\x12\x18\n" +
 	"\adiffers\x18\x05 \x03(\tR\adiffers\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xbf\x01\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05forks\x18\a \x01(\bR\x05forks\x12\x1e\n" +
+	"\n" +
+	"unforkable\x18\b \x01(\tR\n" +
+	"unforkable\"\xbf\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3060,7 +3179,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05early\x18\x06 \x01(\bR\x05early\x12 \n" +
 	"\x03key\x18\a \x01(\v2\x0e.sprout.v1.KeyR\x03key\",\n" +
 	"\x0eAdoptedRequest\x12\x1a\n" +
-	"\binstance\x18\x01 \x01(\tR\binstance\"\xc4\x02\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\xdc\x02\n" +
 	"\bInstance\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x10\n" +
@@ -3075,7 +3194,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06keeper\x18\n" +
 	" \x01(\tR\x06keeper\x12\x16\n" +
 	"\x06memory\x18\v \x01(\tR\x06memory\x128\n" +
-	"\vcredentials\x18\f \x03(\v2\x16.sprout.v1.CredentialsR\vcredentials\"\xb7\x02\n" +
+	"\vcredentials\x18\f \x03(\v2\x16.sprout.v1.CredentialsR\vcredentials\x12\x16\n" +
+	"\x06cloned\x18\r \x01(\bR\x06cloned\"\xb7\x02\n" +
 	"\vCredentials\x12\x18\n" +
 	"\athreads\x18\x01 \x01(\rR\athreads\x12\x12\n" +
 	"\x04uids\x18\x02 \x03(\x03R\x04uids\x12\x12\n" +
@@ -3092,7 +3212,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\aseccomp\x18\v \x01(\x05R\aseccomp\"i\n" +
 	"\rClaimResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12'\n" +
-	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xb7\x01\n" +
+	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xcb\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3100,7 +3220,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\bupperdir\x18\x04 \x01(\tR\bupperdir\x12\x16\n" +
 	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\x12\x14\n" +
 	"\x05netns\x18\x06 \x01(\tR\x05netns\x12\x19\n" +
-	"\bshim_pid\x18\a \x01(\rR\ashimPid\"\x9d\x01\n" +
+	"\bshim_pid\x18\a \x01(\rR\ashimPid\x12\x12\n" +
+	"\x04fork\x18\b \x01(\bR\x04fork\"\x9d\x01\n" +
 	"\x0fRestoreResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
@@ -3132,7 +3253,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xa9\x04\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xe5\x04\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3155,7 +3276,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\vspares_want\x18\x10 \x01(\rR\n" +
 	"sparesWant\x12!\n" +
 	"\fspares_ready\x18\x11 \x01(\rR\vsparesReady\x12+\n" +
-	"\x05pages\x18\x12 \x01(\v2\x15.sprout.v1.PagesUsageR\x05pages\"\xae\x01\n" +
+	"\x05pages\x18\x12 \x01(\v2\x15.sprout.v1.PagesUsageR\x05pages\x12\x1a\n" +
+	"\bforkable\x18\x13 \x01(\tR\bforkable\x12\x1e\n" +
+	"\n" +
+	"unforkable\x18\x14 \x01(\tR\n" +
+	"unforkable\"\xae\x01\n" +
 	"\n" +
 	"PagesUsage\x12\x14\n" +
 	"\x05pages\x18\x01 \x01(\x04R\x05pages\x12\x14\n" +
@@ -3251,7 +3376,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xf3\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xa9\x02\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -3264,7 +3389,11 @@ const file_sprout_proto_rawDesc = "" +
 	"stdio_keys\x18\b \x03(\tR\tstdioKeys\x12\x16\n" +
 	"\x06shared\x18\t \x01(\bR\x06shared\x12\x17\n" +
 	"\aat_once\x18\n" +
-	" \x01(\bR\x06atOnce\"\x9a\x01\n" +
+	" \x01(\bR\x06atOnce\x124\n" +
+	"\btemplate\x18\v \x01(\v2\x18.sprout.v1.TemplatePlaceR\btemplate\"9\n" +
+	"\rTemplatePlace\x12\x10\n" +
+	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
+	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\x9a\x01\n" +
 	"\fMakeResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
@@ -3312,7 +3441,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3353,16 +3482,17 @@ var file_sprout_proto_goTypes = []any{
 	(*VersionResponse)(nil),       // 36: sprout.v1.VersionResponse
 	(*InstanceRef)(nil),           // 37: sprout.v1.InstanceRef
 	(*MakeRequest)(nil),           // 38: sprout.v1.MakeRequest
-	(*MakeResponse)(nil),          // 39: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 40: sprout.v1.ListInstancesResponse
-	nil,                           // 41: sprout.v1.Key.PartsEntry
-	nil,                           // 42: sprout.v1.Key.EnvEntry
-	nil,                           // 43: sprout.v1.Key.MountsEntry
+	(*TemplatePlace)(nil),         // 39: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 40: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 41: sprout.v1.ListInstancesResponse
+	nil,                           // 42: sprout.v1.Key.PartsEntry
+	nil,                           // 43: sprout.v1.Key.EnvEntry
+	nil,                           // 44: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	41, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	42, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	43, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	42, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	43, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	44, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -3386,57 +3516,58 @@ var file_sprout_proto_depIdxs = []int32{
 	18, // 23: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
 	31, // 24: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
 	15, // 25: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	6,  // 26: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	13, // 27: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	14, // 28: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 29: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 30: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 31: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 32: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 33: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 34: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	12, // 35: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	16, // 36: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	25, // 37: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	27, // 38: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	17, // 39: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	17, // 40: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	17, // 41: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	30, // 42: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	32, // 43: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	34, // 44: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 45: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	38, // 46: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	37, // 47: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	37, // 48: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 49: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 50: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 51: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 52: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 53: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 54: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 55: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 56: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 57: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	26, // 58: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	28, // 59: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	18, // 60: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	29, // 61: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 62: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	31, // 63: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	33, // 64: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	35, // 65: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	36, // 66: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	39, // 67: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 68: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 69: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	40, // 70: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 71: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	51, // [51:72] is the sub-list for method output_type
-	30, // [30:51] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	39, // 26: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	6,  // 27: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	13, // 28: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	14, // 29: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 30: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 31: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 32: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 33: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 34: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 35: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	12, // 36: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	16, // 37: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	25, // 38: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	27, // 39: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	17, // 40: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	17, // 41: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	17, // 42: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	30, // 43: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	32, // 44: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	34, // 45: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 46: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	38, // 47: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	37, // 48: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	37, // 49: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 50: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 51: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 52: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 53: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 54: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 55: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 56: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 57: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 58: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	26, // 59: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	28, // 60: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	18, // 61: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	29, // 62: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 63: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	31, // 64: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	33, // 65: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	35, // 66: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	36, // 67: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	40, // 68: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 69: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 70: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	41, // 71: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 72: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	52, // [52:73] is the sub-list for method output_type
+	31, // [31:52] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3450,7 +3581,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -1,0 +1,112 @@
+package keeper
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/sproutrun/sprout/seedpool/bake"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// fork makes an instance by cloning the template.
+func (b *bed) fork(id string) *api.Instance {
+	b.t.Helper()
+	i, err := b.tryFork(id)
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(b.dir, "template", "images", "restore.log"))
+		said, _ := os.ReadFile(b.config.Socket + ".log")
+		b.t.Fatalf("%v\n%s\n%s", err, log, said)
+	}
+	return i
+}
+
+func (b *bed) tryFork(id string) (*api.Instance, error) {
+	b.t.Helper()
+	r := b.request(id)
+	r.Template = &api.TemplatePlace{Dir: filepath.Join(b.dir, "template"), Cgroup: b.root + "/template"}
+	resp, err := b.Make(b.t.Context(), r)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range resp.Phases {
+		b.t.Logf("%s: %-6s %.1f ms", id, p.Name, float64(p.Nanoseconds)/1e6)
+	}
+	return resp.Instance, nil
+}
+
+func TestClonesAnswerAndEndLikeRestoredInstances(t *testing.T) {
+	for app, ready := range map[string]string{
+		"python-demo": "http://:8080/", "node-demo": "http://:8080/", "tomcat-demo": "http://:8080/", "redis-demo": "tcp://:6379",
+	} {
+		t.Run(app, func(t *testing.T) {
+			b := newBed(t, app, ready)
+			restored := b.make("restored")
+			shared := map[string]bool{}
+			var clones []*api.Instance
+			for _, id := range []string{"one", "two", "three"} {
+				i := b.fork(id)
+				clones = append(clones, i)
+				c := linux.Cgroup{Path: i.Cgroup}
+				if frozen, err := c.Frozen(); err != nil || !frozen {
+					t.Fatalf("frozen %v, %v", frozen, err)
+				}
+				if diff := cmp.Diff(restored.Credentials, i.Credentials, protocmp.Transform()); diff != "" {
+					t.Errorf("credentials: %s", diff)
+				}
+				if err := c.Thaw(); err != nil {
+					t.Fatal(err)
+				}
+				if err := bake.Probe(t.Context(), int(i.Pid), mustReady(t, ready)); err != nil {
+					t.Fatal(err)
+				}
+				for _, file := range writtenFiles(t, int(i.Pid)) {
+					if shared[file] {
+						t.Errorf("%s is another's, too", file)
+					}
+					shared[file] = true
+				}
+			}
+			if app == "tomcat-demo" && len(shared) != len(clones) {
+				t.Errorf("files that are mapped to be written: %v", shared)
+			}
+			for _, i := range clones {
+				if err := syscall.Kill(int(i.Pid), syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				if e := exitOf(t, i); syscall.WaitStatus(e.Status).Signal() != syscall.SIGKILL {
+					t.Errorf("exit %+v", e)
+				}
+			}
+		})
+	}
+}
+
+// writtenFiles are the files that a process has mapped to write to them, by device and number.
+func writtenFiles(t *testing.T, pid int) (list []string) {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		fields := strings.Fields(line)
+		if len(fields) < 6 || fields[1][1] != 'w' || fields[1][3] != 's' || !strings.Contains(fields[5], "hsperfdata") {
+			continue
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(fmt.Sprintf("/proc/%d/map_files/%s", pid, fields[0]), &st); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, fmt.Sprintf("%d:%d", st.Dev, st.Ino))
+	}
+	return list
+}
