@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/google/go-cmp/cmp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/sproutrun/sprout/seedpool/bake"
@@ -107,6 +110,71 @@ func writtenFiles(t *testing.T, pid int) (list []string) {
 			t.Fatal(err)
 		}
 		list = append(list, fmt.Sprintf("%d:%d", st.Dev, st.Ino))
+	}
+	return list
+}
+
+// confined is a spec as container engines make them for a service with a user of its own.
+func confined(s *specs.Spec) {
+	caps := []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_SETPCAP"}
+	s.Process.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{4, 1000}}
+	s.Process.NoNewPrivileges = true
+	s.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: caps, Permitted: []string{"CAP_NET_BIND_SERVICE"}, Effective: []string{"CAP_NET_BIND_SERVICE"},
+		Inheritable: []string{"CAP_NET_BIND_SERVICE"}, Ambient: []string{"CAP_NET_BIND_SERVICE"},
+	}
+	s.Linux.Seccomp = seccomp.DefaultProfile(s)
+}
+
+func TestCloneHasTheCredentialsOfTheContainerThatWasBaked(t *testing.T) {
+	for _, app := range []string{"python-demo", "node-demo"} {
+		t.Run(app, func(t *testing.T) {
+			b := prepareBed(t, app)
+			b.bake(b.img.Spec(t), "http://:8080/", confined)
+			b.spawn()
+			restored, cloned := b.make("restored"), b.fork("cloned")
+			want := credentialLines(t, restored)
+			got := credentialLines(t, cloned)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if len(want) < 2 || !strings.Contains(want[0], "Seccomp:\t2") || !strings.Contains(want[0], "Uid:\t1000\t1000\t1000\t1000") {
+				t.Errorf("the container was not confined: %s", want)
+			}
+			if err := (linux.Cgroup{Path: cloned.Cgroup}).Thaw(); err != nil {
+				t.Fatal(err)
+			}
+			if err := bake.Probe(t.Context(), int(cloned.Pid), mustReady(t, "http://:8080/")); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// credentialLines are what /proc says of the rights of each of an instance's threads.
+func credentialLines(t *testing.T, i *api.Instance) (list []string) {
+	t.Helper()
+	tids, err := linux.Threads(int(i.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(tids)
+	for _, tid := range tids {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", i.Pid, tid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept strings.Builder
+		for line := range strings.Lines(string(status)) {
+			switch name, _, _ := strings.Cut(line, ":"); name {
+			case "Name", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "SigIgn", "SigCgt":
+				kept.WriteString(line)
+			case "NSpid":
+				fields := strings.Fields(line)
+				kept.WriteString("tid " + fields[len(fields)-1] + "\n")
+			}
+		}
+		list = append(list, kept.String())
 	}
 	return list
 }
