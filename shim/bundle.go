@@ -69,36 +69,40 @@ type ahead struct {
 	reserved chan *reservation
 }
 
-// readAhead begins to read the bundle of the container id.
-func readAhead(dir, id, upperdir string, client *seedpool.Client) *ahead {
-	a := &ahead{dir: dir, id: id, upperdir: upperdir, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
+// lookAhead begins to read the bundle of the container that a shim was given, and, if there is an upper directory, to take a spare for it.
+func lookAhead(p seedpool.IdleParams, paths seedpool.Paths, client *seedpool.Client) *ahead {
+	a := &ahead{dir: p.Bundle, id: p.ID, upperdir: p.Upperdir, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
 	a.client.Store(client)
 	go func() {
-		defer close(a.done)
+		defer close(a.reserved)
 		// Whoever needs it reads it again and says what is wrong.
-		a.read, _ = readBundle(dir, id)
+		a.read, _ = readBundle(a.dir, a.id)
+		close(a.done)
+		a.reserved <- a.reserve(context.Background(), p.Namespace, paths)
 	}()
 	return a
 }
 
-// lookAhead begins to take a spare for the container whose bundle is read.
-func (s *wokenTasks) lookAhead(a *ahead) {
-	s.ahead = a
-	go func() {
-		defer close(a.reserved)
-		<-a.done
-		a.reserved <- s.reserve(context.Background(), a)
-	}()
+// drop lets go of what nobody has asked for.
+func (a *ahead) drop() error {
+	if a == nil {
+		return nil
+	}
+	a.reservation(a.id).drop(context.Background())
+	if client := a.client.Swap(nil); client != nil {
+		return client.Close()
+	}
+	return nil
 }
 
 // dial is a connection to sproutd.
-func (s *wokenTasks) dial(ctx context.Context) (*seedpool.Client, error) {
-	if s.ahead != nil {
-		if client := s.ahead.client.Swap(nil); client != nil {
+func (a *ahead) dial(ctx context.Context, paths seedpool.Paths) (*seedpool.Client, error) {
+	if a != nil {
+		if client := a.client.Swap(nil); client != nil {
 			return client, nil
 		}
 	}
-	return seedpool.Dial(ctx, s.paths.APISocket())
+	return seedpool.Dial(ctx, paths.APISocket())
 }
 
 // bundle is that of the container id: the one that was read ahead, unless it is another's or its file was written since.

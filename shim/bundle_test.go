@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/sproutrun/sprout/seedpool"
 )
 
 func TestBundleThatWasReadAheadIsReadAgainWhenItChanged(t *testing.T) {
@@ -18,7 +20,7 @@ func TestBundleThatWasReadAheadIsReadAgainWhenItChanged(t *testing.T) {
 		}
 	}
 	write("one")
-	early := readAhead(dir, "c1", "", nil)
+	early := lookAhead(bundleOf(dir), seedpool.Paths{}, nil)
 	first, err := early.bundle(dir, "c1")
 	if err != nil || first.spec.Hostname != "one" || first.key == nil || first.cgroup != "/x" {
 		t.Fatalf("%+v, %v", first, err)
@@ -36,7 +38,7 @@ func TestBundleThatWasReadAheadIsReadAgainWhenItChanged(t *testing.T) {
 	if changed, err := early.bundle(dir, "c1"); err != nil || changed.spec.Hostname != "two" {
 		t.Errorf("%+v, %v", changed, err)
 	}
-	if none, err := readAhead(t.TempDir(), "c1", "", nil).bundle(dir, "c1"); err != nil || none.spec.Hostname != "two" {
+	if none, err := lookAhead(bundleOf(t.TempDir()), seedpool.Paths{}, nil).bundle(dir, "c1"); err != nil || none.spec.Hostname != "two" {
 		t.Errorf("%+v, %v", none, err)
 	}
 }
@@ -47,8 +49,12 @@ func TestUnreadableBundleIsAnError(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readAhead(dir, "c1", "", nil).bundle(dir, "c1"); err == nil {
+		if _, err := lookAhead(bundleOf(dir), seedpool.Paths{}, nil).bundle(dir, "c1"); err == nil {
 			t.Errorf("%s was read", data)
 		}
 	}
+}
+
+func bundleOf(dir string) seedpool.IdleParams {
+	return seedpool.IdleParams{ShimParams: seedpool.ShimParams{Bundle: dir, ID: "c1"}}
 }

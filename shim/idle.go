@@ -51,7 +51,8 @@ func Idle(ctx context.Context, control *os.File) error {
 		log.L.WithError(err).Warn("prewarm idle shim")
 	}
 	// One that cannot be made now is made when it is needed, or the container starts cold.
-	client, err := seedpool.Dial(ctx, seedpool.PathsFromEnv().APISocket())
+	paths := seedpool.PathsFromEnv()
+	client, err := seedpool.Dial(ctx, paths.APISocket())
 	if err != nil {
 		log.L.WithError(err).Warn("connect idle shim to sproutd")
 	}
@@ -69,18 +70,18 @@ func Idle(ctx context.Context, control *os.File) error {
 	if err != nil {
 		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
 	}
-	early := readAhead(p.Bundle, p.ID, p.Upperdir, client)
+	early := lookAhead(p, paths, client)
 	l, err := assign(p.ShimParams)
 	if err != nil {
-		return errors.Join(err, reply(conn, assigned{Error: err.Error()}))
+		return errors.Join(err, reply(conn, assigned{Error: err.Error()}), early.drop())
 	}
 	time.AfterFunc(untidy, staySmall)
 	// Connections wait in the socket's queue until serve accepts them.
 	if err := reply(conn, assigned{OK: true}); err != nil {
-		return errors.Join(err, withdraw(l, p.ShimParams))
+		return errors.Join(err, withdraw(l, p.ShimParams), early.drop())
 	}
 	if err := conn.Close(); err != nil {
-		return errors.Join(err, withdraw(l, p.ShimParams))
+		return errors.Join(err, withdraw(l, p.ShimParams), early.drop())
 	}
 	return serve(ctx, l, p.ShimParams, early)
 }

@@ -20,7 +20,7 @@ type reservation struct {
 
 // reserve claims a spare for a container that will be created from the bundle that was read ahead, if a spare is what it will be woken from. nil: the start finds its way
 // alone.
-func (s *wokenTasks) reserve(ctx context.Context, a *ahead) *reservation {
+func (a *ahead) reserve(ctx context.Context, namespace string, paths seedpool.Paths) *reservation {
 	b := a.read
 	if a.upperdir == "" || b == nil || b.keyErr != nil || b.cgroupErr != nil {
 		return nil
@@ -29,13 +29,13 @@ func (s *wokenTasks) reserve(ctx context.Context, a *ahead) *reservation {
 	if first := plan(req, &api.LookupResponse{Seed: &api.SeedInfo{}, Spares: 1})[0]; first.reason != "" {
 		return nil
 	}
-	client, err := s.dial(ctx)
+	client, err := a.dial(ctx, paths)
 	if err != nil {
 		return nil
 	}
 	w := &wake{
-		tasks: s, ns: s.params.Namespace, ask: &taskAPI.CreateTaskRequest{ID: a.id, Bundle: a.dir}, bundle: b, spec: b.spec, req: req,
-		record: newStartRecord(s.paths, s.params.Namespace, a.id), pool: client.Pool,
+		ns: namespace, ask: &taskAPI.CreateTaskRequest{ID: a.id, Bundle: a.dir}, bundle: b, spec: b.spec, req: req,
+		record: newStartRecord(paths, namespace, a.id), pool: client.Pool,
 	}
 	r := &reservation{attempt: &attempt{wake: w}, client: client}
 	if err := r.thaw(ctx); err != nil {

@@ -29,7 +29,9 @@ func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, upperdir string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.tasks.lookAhead(readAhead(r.Bundle, r.ID, upperdir, client))
+	b.tasks.ahead = lookAhead(seedpool.IdleParams{
+		ShimParams: seedpool.ShimParams{Namespace: b.tasks.params.Namespace, Bundle: r.Bundle, ID: r.ID}, Upperdir: upperdir,
+	}, b.tasks.paths, client)
 	// The one that will be received stays where it is.
 	again := make(chan *reservation, 1)
 	if reserved := <-b.tasks.ahead.reserved; reserved != nil {

@@ -38,7 +38,7 @@ func Serve(ctx context.Context, socket *os.File, p seedpool.ShimParams) error {
 	if err := settle(p); err != nil {
 		return errors.Join(err, withdraw(l, p))
 	}
-	return serve(ctx, l, p, readAhead(p.Bundle, p.ID, "", nil))
+	return serve(ctx, l, p, lookAhead(seedpool.IdleParams{ShimParams: p}, seedpool.PathsFromEnv(), nil))
 }
 
 // serve answers requests on l until the last task is gone and containerd asks for the end, or a signal does.

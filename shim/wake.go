@@ -139,7 +139,7 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 	defer w.record.time("lookup")()
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	client, err := w.tasks.dial(ctx)
+	client, err := w.tasks.ahead.dial(ctx, w.tasks.paths)
 	if err != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, nil
 	}

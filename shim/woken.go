@@ -45,10 +45,8 @@ func newWokenTasks(publish func(event any), params seedpool.ShimParams, early *a
 		publish: publish,
 		params:  params,
 		paths:   seedpool.PathsFromEnv(),
+		ahead:   early,
 		tasks:   make(map[string]*wokenTask),
-	}
-	if early != nil {
-		s.lookAhead(early)
 	}
 	s.oom.tasks = s
 	return s
@@ -70,13 +68,7 @@ func (s *wokenTasks) count() int {
 
 // close lets go of what the tasks share, and of a spare for which no request came. It is called when the shim shuts down, after the last task was deleted.
 func (s *wokenTasks) close() error {
-	if s.ahead != nil {
-		s.ahead.reservation(s.ahead.id).drop(context.Background())
-		if client := s.ahead.client.Swap(nil); client != nil {
-			return errors.Join(client.Close(), s.consoles.close())
-		}
-	}
-	return s.consoles.close()
+	return errors.Join(s.ahead.drop(), s.consoles.close())
 }
 
 func (s *wokenTasks) add(t *wokenTask) {
