@@ -270,6 +270,7 @@ func (a *attempt) task() *wokenTask {
 // lives is left alone by sproutd, and one that runs is bound, whether the word came through or not.
 func (t *wokenTask) takeOver(ctx context.Context) {
 	t.takenOver.Do(func() {
+		t.watchOOM(ctx)
 		ctx, cancel := context.WithTimeout(ctx, takeOverTimeout)
 		defer cancel()
 		if err := forget(ctx, t.instance); err != nil {
@@ -279,6 +280,19 @@ func (t *wokenTask) takeOver(ctx context.Context) {
 			log.G(ctx).WithError(err).WithField("id", t.id).Warn("take instance from sproutd")
 		}
 	})
+}
+
+// watchOOM is best effort, and done when the task runs already, as by containerd's runc shim.
+func (t *wokenTask) watchOOM(ctx context.Context) {
+	t.mu.Lock()
+	gone := t.gone
+	t.mu.Unlock()
+	if gone {
+		return
+	}
+	if err := t.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {
+		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
+	}
 }
 
 // bound makes sproutd forget the instance.

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/stdio"
 	"github.com/containerd/errdefs"
 	runc "github.com/containerd/go-runc"
-	"github.com/containerd/log"
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -166,10 +165,6 @@ func (t *wokenTask) processes() []*execTask {
 
 // watch waits for the first process, publishes its exit and ends. It is started once, by the bind that made the task.
 func (t *wokenTask) watch(ctx context.Context) {
-	if err := t.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {
-		// Best effort, as it is in containerd's runc shim.
-		log.G(ctx).WithError(err).WithField("id", t.id).Warn("watch for OOM")
-	}
 	close(t.watched)
 	over := make(chan struct{})
 	go t.guardMemory(ctx, over)

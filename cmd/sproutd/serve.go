@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -27,8 +28,13 @@ import (
 // stopTimeout bounds how long starts that are under way may keep a sproutd that was asked to end.
 const stopTimeout = 10 * time.Second
 
+// garbage is how much of it, in percent of what is in use, may lie before it is collected: that takes a core for a millisecond, most likely from a start, which
+// has made it. What is in use are some MB.
+const garbage = 400
+
 // serve is the life of the daemon. The snapshotter comes first, since no container of any kind starts without it, and goes last.
 func serve(ctx context.Context, c seedpool.Config) (err error) {
+	debug.SetGCPercent(garbage)
 	paths := c.Paths()
 	if err := os.MkdirAll(paths.RunDir, 0o700); err != nil {
 		return err
