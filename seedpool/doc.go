@@ -19,7 +19,7 @@
 //	making ──▶ ready ──▶ claimed ──▶ bound ──▶ dying ──▶ (no row)
 //	   └──────restored───▶┘ any ─────────────────▶┘
 //
-// phase.go has the table. making: a keeper restores it, while no start is under way (calm.go). ready: a spare, frozen in its own cgroup, in its pool. claimed: a
+// phase.go has the table. making: a keeper clones or restores it, while no start is under way (calm.go). ready: a spare, frozen in its own cgroup, in its pool. claimed: a
 // container's shim has it. Its files become the container's snapshot while the shim binds it; before that it cannot be bound. bound: it is the container; the row
 // stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
@@ -31,6 +31,8 @@
 //	├── meta       version: "1"
 //	├── seeds      <seed id>: api.SeedMeta
 //	└── pools      <seed id>: api.PoolRow, for pools that want spares
+//
+//	<StateDir>/templates/<seed id>   what a template was made from, linked; its keeper's, removed with it or, if that was killed, by us
 //
 // What ends with this boot, not synced: it outlives kill -9, which is all it must, and no claim waits for a disk:
 //

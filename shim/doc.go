@@ -2,7 +2,7 @@
 //
 // # Two kinds of tasks
 //
-// A container that was woken, from a spare or by restore, is a wokenTask of this package. Every other is the business of containerd's own runc task service, which
+// A container that was woken, from a spare, by fork or by restore, is a wokenTask of this package. Every other is the business of containerd's own runc task service, which
 // is embedded unchanged as the cold rung. Each request goes to one of the two by the container's id; both publish through one queue, so that containerd sees the
 // events of a pod in the order in which they happened.
 //
@@ -14,8 +14,8 @@
 // SIGTERM. sproutd may come and go: without it everything starts cold.
 //
 // As soon as it knows its first container it reads the bundle and, if sproutd foresees a spare, claims it and moves it in, while containerd still connects
-// (reserve.go). CreateTask goes on from there, or
-// gives the spare back and goes its own way; so does a shim that ends without a CreateTask, and sproutd for one that dies.
+// (reserve.go). CreateTask goes on from there, or gives the spare back and goes its own way; so does a shim that ends without a CreateTask, and sproutd for one
+// that dies.
 //
 // A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is
 // left and tells how the container ended.

@@ -12,19 +12,17 @@
 //
 // Life of a clone: requested → born → ready → released | discarded. Anything that inspect does not know is a Refusal, never a guess.
 //
-// What works so far: one process without children that is the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
+// What works so far: one process without children that is, or was, the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
 // undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process with what waits in them,
-// eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, unix sockets whose peer is gone, dup'ed descriptors; itimers; standard streams that are
-// pipes are replaced by those of the request. The clone has its own pid,
-// mount, IPC, UTS and (made or given) network namespace, its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
+// eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, TCP sockets without a connection, unix sockets whose peer is gone, dup'ed descriptors; itimers;
+// files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request. The clone has its own pid, mount, IPC, UTS and (made or given) network namespace, its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
 //
 // A template that was restored from an image with more privileges and other ids has an Origin: its clones have the ids of the original, every thread drops the
 // capabilities, and all are given the one seccomp filter, before the release.
 //
-// What does not: a template that itself has a seccomp filter, other user ids than the template's,
-// process trees, UDP, other unix and connected sockets, inotify, POSIX timers. A template that is the first
-// process of its pid namespace takes its clones with it when it ends, and its zygote too.
+// What does not: a template that still has a seccomp filter, process trees, UDP, other unix and connected sockets, inotify, POSIX timers. A template that is the first
+// process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.
 //

@@ -8,12 +8,18 @@
 // instance's own memory beside it is served until the instance has ended. An instance that cannot share, and one that somebody waits for while the image
 // is not ready, is given memory of its own; the answer says why.
 //
+// Life of the seed's template, if instances are to be cloned: the first request for a clone has it made, once, in a pid namespace whose first process is a holder
+// (Hold). It is frozen; awake is only its zygote, in a cgroup beside it. When the keeper retires it ends both. When it is killed, the zygote loses its socket and
+// ends, the holder ends the template and stays until the last clone has ended, and sproutd removes cgroups and files. A zygote that was killed makes no more
+// clones: from then on instances are restored. A holder that is killed takes template, zygote and clones with it, as a container's init does its container.
+//
 // Life of an instance here: its standard streams are pipes, which the keeper holds open at both ends until Forget, when the container's shim has opened
 // them at /proc/<keeper>/fd; its process is waited for until it ends, and its wait status is written to the directory's exit file. What others need then
 // is in the file system, and shared memory is held by the container's shim, too, so a keeper that is killed takes nothing with it: idle instances are
 // found by their cgroups and ended by sproutd, running containers go on, their mounts are their own, and the kernel hands the exit status to the shim. A
 // keeper whose socket was removed or replaced can not be asked for anything any more: it ends with its last instance. One that is killed while it makes an
-// instance takes CRIU with it; what is left of the instance is in its cgroup and is killed by the next owner.
+// instance takes CRIU with it; what is left of the instance is in its cgroup and is killed by the next owner. A clone is nobody's child who waits for it: the kernel
+// keeps its status for those who have its pidfd.
 //
 // Lock order: server.mu is a leaf; nothing slow is done under it.
 package keeper

@@ -18,6 +18,9 @@
 // serves on; when the shim goes the keeper ends the instance. When both are killed at once the instance runs with wrong memory until containerd, which
 // misses the shim, has its cgroup killed.
 //
+// Life of a template: Template edits a copy of the image (template_image.go: what becomes of each file), has CRIU restore it as a process of a holder's pid namespace,
+// stopped and frozen, and says what it was (Origin). Package fork makes clones of it. What is mapped of an image's files is the template's in all of them.
+//
 // # On disk
 //
 //	<images>/*.img           CRIU's images

@@ -11,7 +11,11 @@ import (
 	"syscall"
 	"testing"
 
+	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
@@ -142,4 +146,48 @@ func (b *bed) threads(pid int) (list []linux.Creds, tids []int) {
 		list, tids = append(list, creds), append(tids, own)
 	}
 	return list, tids
+}
+
+func TestWhatCannotBeATemplateIsRefused(t *testing.T) {
+	b := newBed(t, "tiny-demo")
+	s := b.dump(b.boot(b.img.Spec(t, shell...)))
+	tree := b.dump(b.boot(b.img.Spec(t, "sh", "-c", "sleep 1000 & echo up; wait")))
+	copied := func(change func(dir string) error) string {
+		dir := b.subdir("changed")
+		if err := errors.Join(copyOthers(s.images, dir, nil), change(dir)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	for name, c := range map[string]struct {
+		images string
+		want   error
+	}{
+		"a tree": {tree.images, ErrNoTemplate},
+		"a file of a kind that is not known": {copied(func(dir string) error {
+			return os.WriteFile(dir+"/bpfmap-1.img", nil, 0o600)
+		}), ErrNoTemplate},
+		"half a core": {copied(func(dir string) error { return os.Truncate(dir+"/core-1.img", 40) }), ErrImage},
+		"no ids":      {copied(func(dir string) error { return os.Remove(dir + "/ids-1.img") }), ErrImage},
+		"a filter that is not there": {copied(func(dir string) error {
+			core, err := checkCore(dir, 1)
+			if err != nil {
+				return err
+			}
+			core.ThreadCore.SeccompMode, core.ThreadCore.SeccompFilter = criucore.SeccompMode_filter.Enum(), proto.Uint32(7)
+			return errors.Join(writeImage(dir+"/core-1.img", "CORE", core), writeImage(dir+"/seccomp.img", "SECCOMP", &seccomp.SeccompEntry{}))
+		}), ErrImage},
+		"too high a number": {copied(func(dir string) error {
+			var tree pstree.PstreeEntry
+			if err := one(dir+"/pstree.img", &tree); err != nil {
+				return err
+			}
+			tree.Threads = append(tree.Threads, 30000)
+			return writeImage(dir+"/pstree.img", "PSTREE", &tree)
+		}), ErrNoTemplate},
+	} {
+		if origin, err := editTemplate(c.images, b.subdir("template"), allCaps(t)); !errors.Is(err, c.want) {
+			t.Errorf("%s: %+v, %v", name, origin, err)
+		}
+	}
 }
