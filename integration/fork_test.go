@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sproutrun/sprout/integration/stack"
@@ -38,6 +40,9 @@ func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
 			run(t, s, app.name+"-fork", app.name)
 			said := wantRung(t, s, app.name+"-fork", rung)
 			answers(app.name + "-fork")
+			if app.refused == "" && app.port != "" {
+				soak(t, s, app.name)
+			}
 			inspected, err := s.Sprout(t.Context(), "seed", "inspect", seed)
 			if err != nil {
 				t.Fatal(err)
@@ -49,6 +54,37 @@ func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
 				t.Errorf("explain says:\n%s\ninspect says:\n%s", said, inspected)
 			}
 		})
+	}
+}
+
+func TestTenClonesAnswerAThousandRequestsEach(t *testing.T) {
+	s := wake{"fork", "fork", 0, true}.ready(t)
+	soak(t, s, "python-demo")
+}
+
+// soak has ten clones of an image alive at once, and asks each a thousand times, all at the same time: every request must be answered.
+func soak(t *testing.T, s *stack.Stack, image string) {
+	t.Helper()
+	const clones, requests = 10, 1000
+	var pids []int
+	for n := range clones {
+		id := fmt.Sprintf("%s-soak-%d", image, n)
+		run(t, s, id, image)
+		wantRung(t, s, id, "fork")
+		get(t, s, id, "/")
+		pids = append(pids, pid(t, s, id))
+	}
+	var wg sync.WaitGroup
+	for _, pid := range pids {
+		wg.Go(func() {
+			if err := stack.GetMany(pid, "8080", "/", requests); err != nil {
+				t.Errorf("clone %d: %v", pid, err)
+			}
+		})
+	}
+	wg.Wait()
+	for n := range clones {
+		remove(t, s, fmt.Sprintf("%s-soak-%d", image, n))
 	}
 }
 

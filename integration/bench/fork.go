@@ -13,7 +13,6 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"github.com/sproutrun/sprout/integration/stack"
-	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 const (
@@ -191,20 +190,8 @@ func addMemory(ctx context.Context, s *stack.Stack, r *results, a app, tasks []c
 
 // behindClones are the processes that clones share: keeper, holder, template, zygote.
 func behindClones(s *stack.Stack) (pids []int, err error) {
-	root, err := linux.UnifiedRoot()
-	if err != nil {
+	if pids, err = s.TemplatePIDs(); err != nil {
 		return nil, err
-	}
-	lists, err := filepath.Glob(filepath.Join(root, s.CgroupRoot(), "templates", "*", "*", "cgroup.procs"))
-	if err != nil {
-		return nil, err
-	}
-	for _, list := range lists {
-		more, err := linux.Cgroup{Path: strings.TrimPrefix(filepath.Dir(list), root)}.Procs()
-		if err != nil {
-			return nil, err
-		}
-		pids = append(pids, more...)
 	}
 	for _, pid := range s.Processes() {
 		cmdline, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))

@@ -46,6 +46,18 @@ func Get(pid int, port, path string) (string, error) {
 	return body.String(), err
 }
 
+// GetMany asks for one path n times and returns at the first that is not answered by a 200.
+func GetMany(pid int, port, path string, n int) error {
+	return InNetNS(pid, func() error {
+		for i := range n {
+			if err := askOnce(port, path, nil); err != nil {
+				return fmt.Errorf("request %d of %d: %w", i+1, n, err)
+			}
+		}
+		return nil
+	})
+}
+
 // InNetNS runs fn on a thread that is in the network namespace of a process; the thread ends with the call.
 func InNetNS(pid int, fn func() error) error {
 	result := make(chan error, 1)
@@ -104,10 +116,16 @@ func askOnce(port, path string, body *strings.Builder) error {
 }
 
 // SparePIDs lists the processes in the cgroups of the pool's spares.
-func (s *Stack) SparePIDs() ([]int, error) {
+func (s *Stack) SparePIDs() ([]int, error) { return s.poolPIDs("spares", "*") }
+
+// TemplatePIDs lists the seeds' templates and their zygotes.
+func (s *Stack) TemplatePIDs() ([]int, error) { return s.poolPIDs("templates", "*", "*") }
+
+// poolPIDs lists the processes in the pool's cgroups that a pattern matches.
+func (s *Stack) poolPIDs(below ...string) ([]int, error) {
 	var pids []int
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		files, err := filepath.Glob(filepath.Join(root, s.CgroupRoot(), "spares", "*", "cgroup.procs"))
+		files, err := filepath.Glob(filepath.Join(root, s.CgroupRoot(), filepath.Join(below...), "cgroup.procs"))
 		if err != nil {
 			return nil, err
 		}

@@ -178,3 +178,57 @@ func credentialLines(t *testing.T, i *api.Instance) (list []string) {
 	}
 	return list
 }
+
+func TestManyClonesOneAfterTheOtherLeaveNothing(t *testing.T) {
+	const before, clones = 5, 300
+	b := newBed(t, "python-demo", "http://:8080/")
+	hello, err := b.ListInstances(t.Context(), &api.Empty{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zygote []int
+	var counts [2]string
+	for n := range before + clones {
+		id := fmt.Sprintf("clone-%d", n)
+		i := b.fork(id)
+		if _, err := b.Kill(t.Context(), &api.InstanceRef{Id: id}); err != nil {
+			t.Fatal(err)
+		}
+		if err := (linux.Cgroup{Path: i.Cgroup}).Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(b.dir, id)); err != nil {
+			t.Fatal(err)
+		}
+		if n == before-1 {
+			zygote, err = linux.Cgroup{Path: b.root + "/template/awake"}.Procs()
+			if err != nil || len(zygote) != 1 {
+				t.Fatalf("zygotes %v, %v", zygote, err)
+			}
+			counts[0] = held(t, int(hello.Pid), zygote[0])
+		}
+	}
+	if counts[1] = held(t, int(hello.Pid), zygote[0]); counts[0] != counts[1] {
+		t.Errorf("after %d clones: %s; %d later: %s", before, counts[0], clones, counts[1])
+	}
+}
+
+// held counts what a keeper and a zygote have open, mounted and mapped.
+func held(t *testing.T, keeper, zygote int) string {
+	t.Helper()
+	lines := func(pid int, file string) int {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(data), "\n")
+	}
+	files := func(pid int) int {
+		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	return fmt.Sprintf("zygote %d files, %d mappings; keeper %d mounts, about %d files", files(zygote), lines(zygote, "maps"), lines(keeper, "mountinfo"), files(keeper)/10*10)
+}
