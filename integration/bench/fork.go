@@ -79,7 +79,9 @@ func firstReply(ctx context.Context, s *stack.Stack, r *results, a app, g rung, 
 	if err := settle(ctx, s, a, g); err != nil {
 		return err
 	}
-	time.Sleep(gap - rest)
+	if err := pause(ctx, gap-rest); err != nil {
+		return err
+	}
 	id := fmt.Sprintf("%s-%s-reply-%d", a.name, g.name, i+1)
 	_, reply, err := answering(ctx, s, a, g, id)
 	if err != nil {

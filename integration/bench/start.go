@@ -180,8 +180,13 @@ func settle(ctx context.Context, s *stack.Stack, a app, g rung) error {
 			return err
 		}
 	}
+	return pause(ctx, rest)
+}
+
+// pause leaves the machine alone for a while.
+func pause(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(rest):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
