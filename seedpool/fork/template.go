@@ -46,20 +46,46 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Unwrap() error { return ErrRefused }
 
 // NewTemplate makes a template of a process and leaves it stopped by SIGSTOP. A process that is refused goes on as it was. After any other error it is not
-// fit to run: the caller ends it. origin is nil for a process that is the first of its
-// pid namespace and has the privileges that its clones are to have.
+// fit to run: the caller ends it. origin is nil for a process that is the first of its pid namespace and has the privileges that its clones are to have; any
+// other process must not run: after an error, and when the caller ends meanwhile, it is killed.
 func NewTemplate(ctx context.Context, pid int, origin *Origin) (*Template, error) {
-	tracer := ptrace.NewTracer()
-	defer tracer.Close()
-	threads, err := tracer.SeizeAll(ctx, pid, ptrace.Options{})
+	t, err := newTemplate(ctx, pid, origin)
 	if err != nil {
 		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
 	}
+	return t, nil
+}
+
+func newTemplate(ctx context.Context, pid int, origin *Origin) (*Template, error) {
+	tracer := ptrace.NewTracer()
+	defer tracer.Close()
+	kill := func() error {
+		if origin == nil {
+			return nil
+		}
+		return os.NewSyscallError("kill", syscall.Kill(pid, syscall.SIGKILL))
+	}
+	threads, err := tracer.SeizeAll(ctx, pid, ptrace.Options{ExitKill: origin != nil})
+	if err != nil {
+		return nil, errors.Join(err, kill())
+	}
 	t, err := prepare(ctx, pid, threads, origin)
-	if err := errors.Join(err, ptrace.DetachAll(threads)); err != nil {
-		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
+	if err != nil {
+		// Before it is let go.
+		return nil, errors.Join(err, kill(), letGo(threads))
+	}
+	if err := ptrace.DetachAll(threads); err != nil {
+		return nil, errors.Join(err, kill(), t.Close())
 	}
 	return t, nil
+}
+
+// letGo detaches from threads some of which may have been killed.
+func letGo(threads []*ptrace.Tracee) error {
+	if err := ptrace.DetachAll(threads); !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
 }
 
 const (

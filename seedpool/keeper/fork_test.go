@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,8 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -231,4 +235,24 @@ func held(t *testing.T, keeper, zygote int) string {
 		return len(list)
 	}
 	return fmt.Sprintf("zygote %d files, %d mappings; keeper %d mounts, about %d files", files(zygote), lines(zygote, "maps"), lines(keeper, "mountinfo"), files(keeper)/10*10)
+}
+
+func TestTemplateThatIsRefusedLeavesNothing(t *testing.T) {
+	b := newBed(t, "python-demo", "file=/tmp/up", "python3", "-c", `import socket, time
+x = socket.socketpair()
+open('/tmp/up', 'w').close()
+while True: time.sleep(0.1)`)
+	for range 2 {
+		_, err := b.tryFork(fmt.Sprintf("refused-%d", time.Now().UnixNano()))
+		if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "socket") {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(b.dir, "template")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+	if pids, err := (linux.Cgroup{Path: b.root}).ProcsBelow(); err != nil || len(pids) > 0 {
+		t.Errorf("processes %v, %v", pids, err)
+	}
+	b.make("restored")
 }

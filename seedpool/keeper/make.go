@@ -144,7 +144,22 @@ func (m *making) restore(ctx context.Context) (err error) {
 	if err := errors.Join(unstaged, m.made.adopt(pid)); err != nil {
 		return errors.Join(err, m.made.destroy(pid))
 	}
+	if !m.request.AtOnce {
+		m.mapPrograms()
+	}
 	return nil
+}
+
+// mapPrograms spares an instance for which nobody waits the faults of its first milliseconds. It is best effort.
+func (m *making) mapPrograms() {
+	defer m.phase("map", time.Now())
+	pids, err := m.made.cgroup.Procs()
+	for _, pid := range pids {
+		err = errors.Join(err, linux.MapProgram(pid))
+	}
+	if err != nil {
+		log.L.WithError(err).WithField("id", m.request.Id).Warn("map program of spare")
+	}
 }
 
 // process makes the process: a clone of the template, or a restored one, with shared memory if it is to have it and can, else with memory of its own.

@@ -99,11 +99,11 @@ func (t *template) make(c Config, r *api.MakeRequest, spec *specs.Spec) {
 }
 
 func (t *template) try(ctx context.Context, c Config, r *api.MakeRequest, spec *specs.Spec) error {
+	t.place = r.Template
+	t.frozen, t.awake = linux.Cgroup{Path: path.Join(t.place.Cgroup, "frozen")}, linux.Cgroup{Path: path.Join(t.place.Cgroup, "awake")}
 	if err := linux.PidfdTellsExit(); err != nil {
 		return fmt.Errorf("learn how clones end: %w", err)
 	}
-	t.place = r.Template
-	t.frozen, t.awake = linux.Cgroup{Path: path.Join(t.place.Cgroup, "frozen")}, linux.Cgroup{Path: path.Join(t.place.Cgroup, "awake")}
 	// What lies there is of a keeper that was killed.
 	if err := t.clear(ctx); err != nil {
 		return err
