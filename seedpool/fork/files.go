@@ -123,6 +123,8 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 		i.refuse(CodeSocket, "", "%s", what)
 	case s.Connected:
 		i.refuse(CodeConnected, "close connections before the seed is baked", "%s with a peer", what)
+	case s.Closed && s.Pending:
+		i.refuse(CodeConnected, TryAgain, "%s that has more to tell", what)
 	case s.Closed: // what CRIU makes of a connection
 	case !s.Listening:
 		i.refuse(CodeSocket, "", "%s that does not listen", what)
@@ -130,6 +132,20 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 		i.refuse(CodeConnected, TryAgain, "%s with %d connections to accept", what, s.Queued)
 	}
 	return nil
+}
+
+// judgeClosed refuses a socket that is bound to a port and not connected, unless the port is that of a listener: that one was a connection, and nobody asks for its
+// address any more. Another may be about to listen.
+func (i *inspector) judgeClosed(files []File) {
+	for _, f := range files {
+		if f.Socket == nil || !f.Socket.Closed || f.Socket.Listening || f.Socket.Port() == 0 {
+			continue
+		}
+		listens := func(o File) bool { return o.Socket != nil && o.Socket.Listening && o.Socket.Port() == f.Socket.Port() }
+		if !slices.ContainsFunc(files, listens) {
+			i.refuse(CodeSocket, "", "descriptor %d is a socket that is bound to port %d and does not listen", f.FD, f.Socket.Port())
+		}
+	}
 }
 
 // groupFiles finds descriptors of the same open file. Only those with the same link and flags can be.

@@ -2,6 +2,7 @@ package fork
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -64,7 +65,7 @@ const (
 	archX8664            = 0xc000003e
 )
 
-// runFilter is what a filter answers to a call whose arguments are all zero.
+// runFilter is what a filter answers to a call, if that does not depend on the arguments.
 func runFilter(filter []byte, nr uint32) (action uint32, err error) {
 	var a uint32
 	for at := 0; at < len(filter)/sockFilterSize; {
@@ -78,7 +79,11 @@ func runFilter(filter []byte, nr uint32) (action uint32, err error) {
 		}
 		switch code {
 		case bpfLoadAbsolute:
-			a = map[uint32]uint32{dataNumber: nr, dataArch: archX8664}[k]
+			known, is := map[uint32]uint32{dataNumber: nr, dataArch: archX8664}[k]
+			if !is {
+				return 0, errors.New("it depends on the arguments")
+			}
+			a = known
 		case bpfLoadImmediate:
 			a = k
 		case bpfAnd:
@@ -99,5 +104,5 @@ func runFilter(filter []byte, nr uint32) (action uint32, err error) {
 			return 0, fmt.Errorf("instruction %#x is not known", code)
 		}
 	}
-	return 0, fmt.Errorf("it does not return")
+	return 0, errors.New("it does not return")
 }

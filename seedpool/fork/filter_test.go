@@ -22,17 +22,18 @@ func TestFilterThatWouldStopACloneIsRefused(t *testing.T) {
 		noNewPrivs bool
 		refused    int
 	}{
-		"none":                        {nil, false, 0},
-		"one call forbidden":          {forbid(81), false, 0},
-		"futex forbidden":             {forbid(sysFutex), false, 1},
-		"capset forbidden":            {forbid(sysCapset), false, 1},
-		"capset, which came before":   {forbid(sysCapset), true, 0},
-		"another architecture":        {bpf([4]uint32{bpfLoadAbsolute, 0, 0, dataArch}, [4]uint32{bpfJumpEqual, 0, 1, 0x40000003}, [4]uint32{bpfReturn, 0, 0, actionAllow}, [4]uint32{bpfReturn, 0, 0, kill}), true, 7},
-		"a list by halves":            {with([4]uint32{bpfJumpNotLess, 0, 1, sysCloseRange}, [4]uint32{bpfReturn, 0, 0, kill}, [4]uint32{bpfReturn, 0, 0, actionAllow}), true, 1},
-		"everything but high numbers": {with([4]uint32{bpfJumpGreater, 1, 0, 1000}, [4]uint32{bpfReturn, 0, 0, actionAllow}, [4]uint32{bpfReturn, 0, 0, kill}), false, 0},
-		"everything logged":           {bpf([4]uint32{bpfReturn, 0, 0, actionLog}), false, 0},
-		"an instruction of tomorrow":  {bpf([4]uint32{0x77, 0, 0, 0}), true, 7},
-		"no return":                   {bpf([4]uint32{bpfJump, 0, 0, 5}), true, 7},
+		"none":                          {nil, false, 0},
+		"one call forbidden":            {forbid(81), false, 0},
+		"futex forbidden":               {forbid(sysFutex), false, 1},
+		"capset forbidden":              {forbid(sysCapset), false, 1},
+		"capset, which came before":     {forbid(sysCapset), true, 0},
+		"another architecture":          {bpf([4]uint32{bpfLoadAbsolute, 0, 0, dataArch}, [4]uint32{bpfJumpEqual, 0, 1, 0x40000003}, [4]uint32{bpfReturn, 0, 0, actionAllow}, [4]uint32{bpfReturn, 0, 0, kill}), true, 7},
+		"a list by halves":              {with([4]uint32{bpfJumpNotLess, 0, 1, sysCloseRange}, [4]uint32{bpfReturn, 0, 0, kill}, [4]uint32{bpfReturn, 0, 0, actionAllow}), true, 1},
+		"everything but high numbers":   {with([4]uint32{bpfJumpGreater, 1, 0, 1000}, [4]uint32{bpfReturn, 0, 0, actionAllow}, [4]uint32{bpfReturn, 0, 0, kill}), false, 0},
+		"everything logged":             {bpf([4]uint32{bpfReturn, 0, 0, actionLog}), false, 0},
+		"an instruction of tomorrow":    {bpf([4]uint32{0x77, 0, 0, 0}), true, 7},
+		"one that looks at an argument": {bpf([4]uint32{bpfLoadAbsolute, 0, 0, 16}, [4]uint32{bpfReturn, 0, 0, actionAllow}), true, 7},
+		"no return":                     {bpf([4]uint32{bpfJump, 0, 0, 5}), true, 7},
 	} {
 		o := &Origin{Filter: c.filter}
 		if got := o.judge(c.noNewPrivs); len(got) != c.refused {

@@ -314,5 +314,6 @@ func (i *inspector) readFiles(p *Process) error {
 	if err := groupFiles(i.pid, p.Files); err != nil {
 		return err
 	}
+	i.judgeClosed(p.Files)
 	return i.judgePipes(process, p.Files)
 }

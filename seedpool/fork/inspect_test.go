@@ -134,6 +134,8 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 	}{
 		{"unix socket", "x = socket.socketpair()", CodeSocket},
 		{"UDP socket", "x = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", CodeSocket},
+		{"socket that is bound and does not listen", "x = socket.socket(); x.bind(('127.0.0.1', 0))", CodeSocket},
+		{"connection with something to read", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()[0]; x.send(b'x'); x.setsockopt(1, 13, struct.pack('ii', 1, 0)); x.close(); l.close(); time.sleep(0.1)", CodeConnected},
 		{"netlink socket", "x = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", CodeSocket},
 		{"MPTCP listener", "x = socket.socket(2, 1, 262); x.listen()", CodeMPTCP},
 		{"connection", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()", CodeConnected},

@@ -22,11 +22,13 @@ func (o *Origin) renumber(p *Process) error {
 	if o == nil || o.Tids == nil {
 		return nil
 	}
+	given := make(map[int]bool)
 	for n, t := range p.Threads {
 		tid, known := o.Tids[t.Tid]
-		if !known {
-			return fmt.Errorf("thread %d is not one of the origin's", t.Tid)
+		if !known || given[tid] {
+			return fmt.Errorf("thread %d has no number of its own in the origin", t.Tid)
 		}
+		given[tid] = true
 		p.Threads[n].Tid = tid
 	}
 	return nil

@@ -65,8 +65,17 @@ func (c *Control) Receive(ctx context.Context, packet []byte) (n, pid int, err e
 	if err := c.file.SetReadDeadline(time.Time{}); err != nil {
 		return 0, 0, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.file.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = c.file.SetReadDeadline(time.Unix(1, 0))
+	})
+	// The deadline is this call's alone: set a moment later it would look like the other side's end to the next.
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	var got int
 	var received error

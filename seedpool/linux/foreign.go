@@ -19,8 +19,8 @@ type Socket struct {
 	Address []byte
 	// Connected: it has a peer. Hung up: the peer of a unix socket is gone, there is nothing to read and nobody to write to.
 	Connected, HungUp bool
-	// Closed: a TCP socket that is not connected yet, or no more.
-	Closed bool
+	// Closed: a TCP socket that is not connected yet, or no more. Pending: it still has something to read, or an error to tell.
+	Closed, Pending bool
 	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
 	Backlog, Queued uint32
 	// Options that differ from a new socket's of the same kind.
@@ -164,7 +164,9 @@ func askSocket(fd int) (s Socket, err error) {
 			return s, os.NewSyscallError("getsockopt TCP_INFO", err)
 		}
 		const tcpClose = 7 // include/net/tcp_states.h
-		s.Closed = info.State == tcpClose
+		if s.Closed = info.State == tcpClose; s.Closed {
+			s.Pending = pending(fd)
+		}
 		if s.Listening {
 			// Of a listener these two fields are the queue, from net/ipv4/tcp.c.
 			s.Queued, s.Backlog = info.Unacked, info.Sacked
@@ -175,6 +177,21 @@ func askSocket(fd int) (s Socket, err error) {
 	}
 	s.Options, err = changedOptions(fd, s)
 	return s, err
+}
+
+// pending takes the error with it.
+func pending(fd int) bool {
+	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	failed, ferr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	return err != nil || ferr != nil || waiting != 0 || failed != 0
+}
+
+// Port is what a socket over IP is bound to; 0: nothing.
+func (s Socket) Port() int {
+	if len(s.Address) < 4 {
+		return 0
+	}
+	return int(s.Address[2])<<8 | int(s.Address[3])
 }
 
 // hungUp says that both directions are shut and the queue is empty.
