@@ -95,13 +95,16 @@ func (d *daemon) stop() error {
 	}
 }
 
+// strayTime is how long processes may take that end by themselves: a keeper ends its template first, for which it gives itself ten seconds.
+const strayTime = 20 * time.Second
+
 // endStrays ends what carries the stack's directory in its environment or arguments and is still alive: shims, keepers, instances' helpers.
 // Naming them in an error is what makes a leak visible to the tests.
 func (s *Stack) endStrays() error {
 	// A shim answers its last call before it ends.
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for deadline := time.Now().Add(5 * time.Second); len(s.Processes()) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(strayTime); len(s.Processes()) > 0 && time.Now().Before(deadline); {
 		<-look.C
 	}
 	var found []string

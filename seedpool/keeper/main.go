@@ -30,7 +30,7 @@ func Main(ctx context.Context, c Config) error {
 	return err
 }
 
-func serve(ctx context.Context, c Config, ready func()) (err error) {
+func serve(ctx context.Context, c Config, ready func()) error {
 	lock, err := linux.Lock(c.Socket + ".lock")
 	if err != nil {
 		return fmt.Errorf("serve seed %s: %w", c.Seed, err)
@@ -58,7 +58,6 @@ func serve(ctx context.Context, c Config, ready func()) (err error) {
 	ready()
 	log.G(ctx).WithField("seed", c.Seed).Info("keeper serves")
 	go retireWithout(ctx, s, c.Socket, door)
-	defer func() { err = errors.Join(err, s.template.end()) }()
 	select {
 	case <-s.over:
 		// The answer to Retire is on its way: the server ends when its calls have.
@@ -68,6 +67,7 @@ func serve(ctx context.Context, c Config, ready func()) (err error) {
 	if errors.Is(err, ttrpc.ErrServerClosed) {
 		err = nil
 	}
+	err = errors.Join(err, s.template.end())
 	if !isFile(c.Socket+".lock", lock) {
 		return err // all that has the names is another keeper's by now
 	}
