@@ -114,7 +114,7 @@ func (p *Pool) describe(id string, o *order, result *bake.Result) *api.SeedMeta 
 			Id: id, Namespace: r.Namespace, Name: r.Name, Image: r.Image, Mode: r.Mode, Phase: seedReady,
 			CreatedUnixNanoseconds: time.Now().UnixNano(), ImageBytes: result.ImageBytes,
 			Processes: uint32(result.Processes), Threads: uint32(result.Threads),
-			Key: o.key, LateEnv: r.LateEnv, LateMounts: r.LateMounts,
+			Key: o.key, LateEnv: r.LateEnv, LateMounts: r.LateMounts, Identity: bake.HasIdentity(result.Spec), AfterWake: r.AfterWake,
 		},
 		ChainId: r.ChainId, StdioKeys: result.StdioKeys[:], Ready: r.Ready, Phases: result.Phases,
 	}

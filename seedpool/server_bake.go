@@ -82,6 +82,9 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	if o.ready, err = bake.ReadinessOf(r.Ready); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
+	if err := CheckAfterWake(r.AfterWake); err != nil {
+		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
+	}
 	if r.LateMounts, err = cleanLateMounts(r.LateMounts); err != nil {
 		return nil, err
 	}

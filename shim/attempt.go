@@ -21,6 +21,8 @@ import (
 type attempt struct {
 	*wake
 	identity
+	// rung is the one that is tried.
+	rung seedpool.Rung
 	// verified waits for the verdict on the instance's processes, which were looked at since it is this attempt's.
 	verified func() error
 	// looked are the processes that it is about.
@@ -31,8 +33,8 @@ type attempt struct {
 }
 
 // attempt tries one rung: make yields a bound instance, or leaves nothing behind.
-func (w *wake) attempt(ctx context.Context, makeInstance func(*attempt, context.Context) error) (*wokenTask, error) {
-	a := &attempt{wake: w}
+func (w *wake) attempt(ctx context.Context, rung seedpool.Rung, makeInstance func(*attempt, context.Context) error) (*wokenTask, error) {
+	a := &attempt{wake: w, rung: rung}
 	err := makeInstance(a, ctx)
 	if err == nil {
 		err = a.bind(ctx)

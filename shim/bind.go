@@ -62,6 +62,7 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"mounts", a.addLateMounts},
 		{"memory", a.holdMemory},
 		{"verify", func(context.Context) error { return a.verifiedAll() }},
+		{"identity", a.tellIdentity},
 		{"state", func(context.Context) error { return written() }},
 		{"files", a.files},
 		{"hooks", a.runCreateHooks},
@@ -257,7 +258,7 @@ func (a *attempt) task() *wokenTask {
 	init.IoUID, init.IoGID = int(a.options.IoUid), int(a.options.IoGid)
 	t := &wokenTask{
 		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
-		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams, memory: a.memory,
+		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams, memory: a.memory, afterWake: a.seed.AfterWake,
 		runtime: runtime, init: init, record: a.record,
 		phase: phaseCreated, execs: make(map[string]*execTask),
 		watched: make(chan struct{}), exited: make(chan struct{}),

@@ -103,11 +103,11 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 		var err error
 		switch step.rung {
 		case seedpool.RungThaw:
-			task, err = w.attempt(ctx, (*attempt).thaw)
+			task, err = w.attempt(ctx, step.rung, (*attempt).thaw)
 		case seedpool.RungFork:
-			task, err = w.attempt(ctx, (*attempt).fork)
+			task, err = w.attempt(ctx, step.rung, (*attempt).fork)
 		case seedpool.RungRestore:
-			task, err = w.attempt(ctx, (*attempt).restore)
+			task, err = w.attempt(ctx, step.rung, (*attempt).restore)
 		case seedpool.RungCold:
 			w.record.reached(seedpool.RungCold, "")
 			return nil, ctx.Err()

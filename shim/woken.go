@@ -103,7 +103,9 @@ type wokenTask struct {
 	limits   cgroups.Manager
 	streams  *streams
 	memory   *restore.Holder
-	runtime  *runc.Runc
+	// afterWake is how the app learns that it was woken; nil: it does not.
+	afterWake *api.AfterWake
+	runtime   *runc.Runc
 	// init makes exec'd processes the way containerd's runc shim does; nothing else of it is used.
 	init   *process.Init
 	record *startRecord

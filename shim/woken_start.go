@@ -23,6 +23,9 @@ func (t *wokenTask) start(ctx context.Context, r *taskAPI.StartRequest) (*taskAP
 		return nil, errgrpc.ToGRPC(err)
 	}
 	t.tasks.publish(&eventstypes.TaskStart{ContainerID: t.id, Pid: t.pid()})
+	if err := t.tellWoken(ctx); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
 	if err := t.poststart(ctx); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
@@ -50,6 +53,9 @@ func (t *wokenTask) release(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	if err := t.signalWaking(); err != nil {
+		return fmt.Errorf("signal task %s: %w", t.id, err)
 	}
 	<-t.watched
 	stop := t.record.time("thaw")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/bake"
 )
@@ -20,9 +21,12 @@ func seedBakeCommand() *cli.Command {
 		Name:      "bake",
 		Usage:     "boot an image once, wait until it is ready, and keep it as a seed",
 		ArgsUsage: "[-- ARGS...]",
+		// A mount and a variable may have commas in them, as with ctr.
+		DisableSliceFlagSeparator: true,
 		Description: "The app is booted in a container of its own with a network of its own, made ready, warmed up, stored and tried once.\n" +
 			"A container wakes from the seed when its spec is the one that was baked: give the same options as to `ctr run`.\n" +
-			"All instances wake with the same memory: the same random numbers, cached UUIDs and session keys, until the app draws new ones.",
+			"All instances wake with the same memory: the same random numbers, cached UUIDs and session keys, until the app draws new ones.\n" +
+			"What an instance is it finds in /run/sprout: generation, entropy, env (the late variables) and instance; --after-wake tells it to look.",
 		Flags: append(specFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the seed", Required: true},
 			&cli.StringFlag{Name: "ready", Usage: "`CHECK` that says the app is up: http://:8080/path, tcp://:6379, log=REGEXP, file=PATH, exec=COMMAND", Required: true},
@@ -30,6 +34,9 @@ func seedBakeCommand() *cli.Command {
 			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken; one is the least a JVM needs to wake quickly", Value: 0},
 			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
 			&cli.StringSliceFlag{Name: "late-mount", Usage: "`PATH` of a mount that may differ or be absent when baked"},
+			&cli.StringFlag{Name: "after-wake", Usage: "`ACTION` that tells the app it was woken, before its start is over: signal=URG, http://:8080/path, exec=COMMAND"},
+			&cli.DurationFlag{Name: "after-wake-timeout", Usage: "how long http and exec may take", Value: seedpool.DefaultAfterWakeTimeout},
+			&cli.BoolFlag{Name: "after-wake-optional", Usage: "a container in which it fails runs on; else it is ended, and its start is an error"},
 			jsonFlag(),
 		),
 		Action: runBake,
@@ -42,6 +49,12 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("--ready: %w", err)
 	}
 	ready.Timeout = cmd.Duration("ready-timeout")
+	var afterWake *api.AfterWake
+	if cmd.IsSet("after-wake") {
+		if afterWake, err = seedpool.ParseAfterWake(cmd.String("after-wake"), cmd.Duration("after-wake-timeout"), cmd.Bool("after-wake-optional")); err != nil {
+			return fmt.Errorf("--after-wake: %w", err)
+		}
+	}
 	if cmd.Int("warmup") < 0 {
 		return fmt.Errorf("--warmup %d is negative", cmd.Int("warmup"))
 	}
@@ -58,11 +71,13 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
-	notice("all instances of a seed wake with the same random state; see \"Random numbers\" in the README")
+	if afterWake == nil {
+		notice("all instances of a seed wake with the same random state, and the app is not told: see \"Random numbers\" in the README")
+	}
 	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
 		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: "clone",
-		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"),
+		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake,
 	})
 	if err != nil {
 		return fmt.Errorf("bake: %w", err)

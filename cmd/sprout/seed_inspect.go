@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
@@ -60,6 +61,7 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"forkable", forkText(s)},
 		{"late env", strings.Join(s.LateEnv, " ")},
 		{"late mounts", strings.Join(s.LateMounts, " ")},
+		{"after wake", seedpool.AfterWakeText(s.AfterWake)},
 		{"key parts", names(s.Key.GetParts())},
 		{"key env", names(s.Key.GetEnv())},
 		{"key mounts", names(s.Key.GetMounts())},

@@ -152,7 +152,7 @@ func (p *prober) askKind(ctx context.Context) error {
 		}
 		return f.Close()
 	case Exec:
-		words, err := splitWords(p.ready.Target)
+		words, err := SplitWords(p.ready.Target)
 		if err != nil {
 			return err
 		}

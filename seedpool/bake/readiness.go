@@ -124,7 +124,7 @@ func normalize(kind Kind, target string) (string, error) {
 		}
 		return path.Clean(target), nil
 	case Exec:
-		words, err := splitWords(target)
+		words, err := SplitWords(target)
 		if err == nil && len(words) == 0 {
 			err = errors.New("the command is empty")
 		}
@@ -186,9 +186,9 @@ func loopback(hostport, defaultPort string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// splitWords cuts a command line at blanks. Quotes of both kinds keep blanks, a backslash keeps the next character; inside single
+// SplitWords cuts a command line at blanks. Quotes of both kinds keep blanks, a backslash keeps the next character; inside single
 // quotes nothing is special. There are no variables, globs or pipes: exec=sh -c '…' has them.
-func splitWords(line string) ([]string, error) {
+func SplitWords(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	var quote rune

@@ -122,7 +122,7 @@ func TestCommandLineIsCutIntoWords(t *testing.T) {
 		"a\tb\nc":                   {"a", "b", "c"},
 		`--name="two words"after x`: {"--name=two wordsafter", "x"},
 	} {
-		got, err := splitWords(in)
+		got, err := SplitWords(in)
 		if err != nil {
 			t.Errorf("%q: %v", in, err)
 		}

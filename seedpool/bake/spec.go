@@ -13,8 +13,35 @@ import (
 // lateFiles are bound anew into each instance: their mounts are not in the image.
 var lateFiles = []string{"/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/dev/termination-log"}
 
+// IdentityDir is where an instance finds out which one it is: a tmpfs of its own, empty when the app is baked.
+const IdentityDir = "/run/sprout"
+
+// identityMount is small: names, a few hundred random bytes, and late variables.
+var identityMount = specs.Mount{
+	Destination: IdentityDir, Type: "tmpfs", Source: "sprout", Options: []string{"nosuid", "nodev", "noexec", "mode=755", "size=1m"},
+}
+
+// HasIdentity says whether an app baked with this adapted spec has an IdentityDir of ours.
+func HasIdentity(adapted *specs.Spec) bool {
+	return slices.ContainsFunc(adapted.Mounts, func(m specs.Mount) bool {
+		return m.Destination == IdentityDir && m.Type == identityMount.Type && m.Source == identityMount.Source
+	})
+}
+
+// addIdentity adds it, unless a mount of the user's is at that place, or a late one would cover it.
+func addIdentity(spec *specs.Spec, lateMounts []string) {
+	taken := slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == IdentityDir })
+	covered := slices.ContainsFunc(lateMounts, func(late string) bool {
+		late = path.Clean(late)
+		return late == IdentityDir || late == path.Dir(IdentityDir)
+	})
+	if !taken && !covered {
+		spec.Mounts = append(spec.Mounts, identityMount)
+	}
+}
+
 // adapt gives the spec under which the app is baked: its own copy, without what an instance gets later (late mounts, hooks), with
-// the cgroup of the bake and a network namespace without a path. The hostname and the resources stay as asked. A spec whose image
+// IdentityDir, the cgroup of the bake and a network namespace without a path. The hostname and the resources stay as asked. A spec whose image
 // could not be woken elsewhere is refused.
 func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, error) {
 	if err := refuse(asked); err != nil {
@@ -32,6 +59,7 @@ func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, 
 			return path.Clean(m.Destination) == path.Clean(late)
 		})
 	})
+	addIdentity(spec, lateMounts)
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.NetworkNamespace
 	})

@@ -45,7 +45,7 @@ func TestSpecIsAdaptedForTheBake(t *testing.T) {
 	want := someSpec()
 	want.Root.Path = "rootfs"
 	want.Hooks = nil
-	want.Mounts = []specs.Mount{want.Mounts[0], want.Mounts[4]}
+	want.Mounts = []specs.Mount{want.Mounts[0], want.Mounts[4], identityMount}
 	want.Linux.CgroupsPath = "/sprout/bakes/b1"
 	want.Linux.Namespaces[4].Path = ""
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -53,6 +53,28 @@ func TestSpecIsAdaptedForTheBake(t *testing.T) {
 	}
 	if diff := cmp.Diff(someSpec(), asked); diff != "" {
 		t.Errorf("the caller's spec was changed: %s", diff)
+	}
+}
+
+func TestIdentityGoesWhereNothingElseIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		mount, late string
+		want        bool
+	}{
+		"free":             {"/run", "/data", true},
+		"the user's":       {"/run/sprout/", "", false},
+		"late itself":      {"/run", "/run/sprout", false},
+		"below a late one": {"/data", "/run/", false},
+	} {
+		asked := someSpec()
+		asked.Mounts = append(asked.Mounts, specs.Mount{Destination: c.mount, Type: "tmpfs", Source: "tmpfs"})
+		adapted, err := adapt(asked, []string{c.late}, "/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := HasIdentity(adapted); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
 

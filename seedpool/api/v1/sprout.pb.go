@@ -1394,8 +1394,12 @@ type SeedInfo struct {
 	// Of its memory in the page store; none: it is in plain files. Told by InspectSeed only.
 	Pages *PagesUsage `protobuf:"bytes,18,opt,name=pages,proto3" json:"pages,omitempty"`
 	// Whether its instances are cloned, in a word; with "no": why not. Told by InspectSeed only.
-	Forkable      string `protobuf:"bytes,19,opt,name=forkable,proto3" json:"forkable,omitempty"`
-	Unforkable    string `protobuf:"bytes,20,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
+	Forkable   string `protobuf:"bytes,19,opt,name=forkable,proto3" json:"forkable,omitempty"`
+	Unforkable string `protobuf:"bytes,20,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
+	// Its instances have a directory that says which one they are: /run/sprout.
+	Identity bool `protobuf:"varint,21,opt,name=identity,proto3" json:"identity,omitempty"`
+	// What is done when an instance wakes, before its start is over; none: nothing.
+	AfterWake     *AfterWake `protobuf:"bytes,22,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1570,6 +1574,93 @@ func (x *SeedInfo) GetUnforkable() string {
 	return ""
 }
 
+func (x *SeedInfo) GetIdentity() bool {
+	if x != nil {
+		return x.Identity
+	}
+	return false
+}
+
+func (x *SeedInfo) GetAfterWake() *AfterWake {
+	if x != nil {
+		return x.AfterWake
+	}
+	return nil
+}
+
+// AfterWake is how an app learns that it was woken.
+type AfterWake struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// signal, http or exec.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Name of the signal, URL, or command line.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// How long http and exec may take.
+	TimeoutNanoseconds int64 `protobuf:"varint,3,opt,name=timeout_nanoseconds,json=timeoutNanoseconds,proto3" json:"timeout_nanoseconds,omitempty"`
+	// The container runs on when it fails, else it is ended.
+	IgnoreFailure bool `protobuf:"varint,4,opt,name=ignore_failure,json=ignoreFailure,proto3" json:"ignore_failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AfterWake) Reset() {
+	*x = AfterWake{}
+	mi := &file_sprout_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AfterWake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AfterWake) ProtoMessage() {}
+
+func (x *AfterWake) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AfterWake.ProtoReflect.Descriptor instead.
+func (*AfterWake) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AfterWake) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AfterWake) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AfterWake) GetTimeoutNanoseconds() int64 {
+	if x != nil {
+		return x.TimeoutNanoseconds
+	}
+	return 0
+}
+
+func (x *AfterWake) GetIgnoreFailure() bool {
+	if x != nil {
+		return x.IgnoreFailure
+	}
+	return false
+}
+
 // PagesUsage is what a seed's memory takes in the page store. Bytes are those on disk, compressed.
 type PagesUsage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1587,7 +1678,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1690,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1703,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -1677,7 +1768,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1780,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1793,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1757,7 +1848,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1860,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1873,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1816,7 +1907,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1919,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1932,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -1924,7 +2015,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2027,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2040,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1972,7 +2063,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2075,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2088,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Readiness) GetKind() string {
@@ -2032,17 +2123,18 @@ type BakeRequest struct {
 	Spec  []byte     `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
 	Ready *Readiness `protobuf:"bytes,6,opt,name=ready,proto3" json:"ready,omitempty"`
 	// Requests sent to the readiness URL once it answers.
-	Warmup        uint32   `protobuf:"varint,7,opt,name=warmup,proto3" json:"warmup,omitempty"`
-	Mode          string   `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
-	LateEnv       []string `protobuf:"bytes,9,rep,name=late_env,json=lateEnv,proto3" json:"late_env,omitempty"`
-	LateMounts    []string `protobuf:"bytes,10,rep,name=late_mounts,json=lateMounts,proto3" json:"late_mounts,omitempty"`
+	Warmup        uint32     `protobuf:"varint,7,opt,name=warmup,proto3" json:"warmup,omitempty"`
+	Mode          string     `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
+	LateEnv       []string   `protobuf:"bytes,9,rep,name=late_env,json=lateEnv,proto3" json:"late_env,omitempty"`
+	LateMounts    []string   `protobuf:"bytes,10,rep,name=late_mounts,json=lateMounts,proto3" json:"late_mounts,omitempty"`
+	AfterWake     *AfterWake `protobuf:"bytes,11,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2146,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2159,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -2140,6 +2232,13 @@ func (x *BakeRequest) GetLateMounts() []string {
 	return nil
 }
 
+func (x *BakeRequest) GetAfterWake() *AfterWake {
+	if x != nil {
+		return x.AfterWake
+	}
+	return nil
+}
+
 type BakeEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// boot, ready, warmup, dump, store, verify, done.
@@ -2154,7 +2253,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2265,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2278,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2227,7 +2326,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2338,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2351,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -2271,7 +2370,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2382,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2395,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -2317,7 +2416,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2428,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2441,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2377,7 +2476,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2488,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2501,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2444,7 +2543,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2555,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2568,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2551,7 +2650,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2662,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2675,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2595,7 +2694,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2706,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2719,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2641,7 +2740,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2752,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2765,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2692,7 +2791,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2803,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2816,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2738,7 +2837,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2750,7 +2849,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2763,7 +2862,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2796,7 +2895,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2907,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2920,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2859,7 +2958,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +2970,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +2983,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -2976,7 +3075,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3087,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3100,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -3030,7 +3129,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3042,7 +3141,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3055,7 +3154,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -3090,7 +3189,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3201,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3214,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3253,7 +3352,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xe5\x04\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xb6\x05\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3280,7 +3379,15 @@ const file_sprout_proto_rawDesc = "" +
 	"\bforkable\x18\x13 \x01(\tR\bforkable\x12\x1e\n" +
 	"\n" +
 	"unforkable\x18\x14 \x01(\tR\n" +
-	"unforkable\"\xae\x01\n" +
+	"unforkable\x12\x1a\n" +
+	"\bidentity\x18\x15 \x01(\bR\bidentity\x123\n" +
+	"\n" +
+	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\"\x8f\x01\n" +
+	"\tAfterWake\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\x12%\n" +
+	"\x0eignore_failure\x18\x04 \x01(\bR\rignoreFailure\"\xae\x01\n" +
 	"\n" +
 	"PagesUsage\x12\x14\n" +
 	"\x05pages\x18\x01 \x01(\x04R\x05pages\x12\x14\n" +
@@ -3316,7 +3423,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\x98\x02\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xcd\x02\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -3329,7 +3436,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\blate_env\x18\t \x03(\tR\alateEnv\x12\x1f\n" +
 	"\vlate_mounts\x18\n" +
 	" \x03(\tR\n" +
-	"lateMounts\"\x8c\x01\n" +
+	"lateMounts\x123\n" +
+	"\n" +
+	"after_wake\x18\v \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -3441,7 +3550,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3462,37 +3571,38 @@ var file_sprout_proto_goTypes = []any{
 	(*ReportRequest)(nil),         // 16: sprout.v1.ReportRequest
 	(*SeedRef)(nil),               // 17: sprout.v1.SeedRef
 	(*SeedInfo)(nil),              // 18: sprout.v1.SeedInfo
-	(*PagesUsage)(nil),            // 19: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 20: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 21: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 22: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 23: sprout.v1.Refusal
-	(*Readiness)(nil),             // 24: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 25: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 26: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 27: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 28: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 29: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 30: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 31: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 32: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 33: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 34: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 35: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 36: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 37: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 38: sprout.v1.MakeRequest
-	(*TemplatePlace)(nil),         // 39: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 40: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 41: sprout.v1.ListInstancesResponse
-	nil,                           // 42: sprout.v1.Key.PartsEntry
-	nil,                           // 43: sprout.v1.Key.EnvEntry
-	nil,                           // 44: sprout.v1.Key.MountsEntry
+	(*AfterWake)(nil),             // 19: sprout.v1.AfterWake
+	(*PagesUsage)(nil),            // 20: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 21: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 22: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 23: sprout.v1.InstanceRow
+	(*Refusal)(nil),               // 24: sprout.v1.Refusal
+	(*Readiness)(nil),             // 25: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 26: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 27: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 28: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 29: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 30: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 31: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 32: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 33: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
+	(*VersionResponse)(nil),       // 37: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 38: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 39: sprout.v1.MakeRequest
+	(*TemplatePlace)(nil),         // 40: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 41: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 42: sprout.v1.ListInstancesResponse
+	nil,                           // 43: sprout.v1.Key.PartsEntry
+	nil,                           // 44: sprout.v1.Key.EnvEntry
+	nil,                           // 45: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	42, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	43, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	44, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	43, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	44, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	45, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -3506,68 +3616,70 @@ var file_sprout_proto_depIdxs = []int32{
 	13, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
 	15, // 14: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 15: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	19, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	18, // 17: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	24, // 18: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	13, // 19: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 20: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	24, // 21: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	18, // 22: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	18, // 23: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	31, // 24: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	15, // 25: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	39, // 26: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	6,  // 27: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	13, // 28: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	14, // 29: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 30: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 31: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 32: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 33: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 34: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 35: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	12, // 36: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	16, // 37: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	25, // 38: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	27, // 39: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	17, // 40: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	17, // 41: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	17, // 42: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	30, // 43: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	32, // 44: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	34, // 45: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 46: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	38, // 47: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	37, // 48: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	37, // 49: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 50: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 51: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 52: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 53: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 54: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 55: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 56: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 57: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 58: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	26, // 59: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	28, // 60: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	18, // 61: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	29, // 62: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 63: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	31, // 64: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	33, // 65: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	35, // 66: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	36, // 67: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	40, // 68: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 69: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 70: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	41, // 71: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 72: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	52, // [52:73] is the sub-list for method output_type
-	31, // [31:52] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	20, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	19, // 17: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
+	18, // 18: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	25, // 19: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	13, // 20: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 21: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	25, // 22: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	19, // 23: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	18, // 24: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	18, // 25: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	32, // 26: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	15, // 27: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	40, // 28: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	6,  // 29: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	13, // 30: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	14, // 31: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 32: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 33: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 34: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 35: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 36: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 37: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	12, // 38: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	16, // 39: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	26, // 40: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	28, // 41: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	17, // 42: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	17, // 43: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	17, // 44: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	31, // 45: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	33, // 46: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	35, // 47: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	0,  // 48: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	39, // 49: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	38, // 50: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	38, // 51: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 52: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 53: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 54: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 55: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 56: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 57: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 58: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 59: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 60: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	27, // 61: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	29, // 62: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	18, // 63: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	30, // 64: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 65: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	32, // 66: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	34, // 67: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	36, // 68: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	37, // 69: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	41, // 70: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 71: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 72: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	42, // 73: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 74: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	54, // [54:75] is the sub-list for method output_type
+	33, // [33:54] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3581,7 +3693,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
