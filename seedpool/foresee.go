@@ -1,19 +1,24 @@
 package seedpool
 
-// Foresee is the upper directory of a container that is about to be created if it may find a ready spare, made from its image: its shim need not wait for the request
-// to claim one. Empty: most likely it will not be thawed.
-func (p *Pool) Foresee(namespace, id string) (upperdir string) {
+// Foresee says how a container that is about to be created may be woken, as far as its image says: from a ready spare, or as a clone of a template that stands.
+func (p *Pool) Foresee(namespace, id string) (f Foreseen) {
 	upperdir, chain := p.rootfs.Container(namespace, id)
 	if chain == "" {
-		return ""
+		return f
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.seeds {
 		info := s.meta.Info
-		if info.Namespace == namespace && info.Phase == seedReady && info.Key.Parts[PartImage] == chain && len(s.ready) > 0 {
-			return upperdir
+		if info.Namespace != namespace || info.Phase != seedReady || info.Key.Parts[PartImage] != chain {
+			continue
+		}
+		if len(s.ready) > 0 {
+			return Foreseen{RungThaw, upperdir}
+		}
+		if p.config.Fork.Enabled && s.fork.cloned && s.fork.refused == "" {
+			f = Foreseen{RungFork, upperdir}
 		}
 	}
-	return ""
+	return f
 }

@@ -15,10 +15,15 @@ func TestASpareIsForeseenForAContainerOfItsImage(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	who := b.container("ns", "c1")
+	rung := RungThaw
 	foresee := func(what, namespace, id, upperdir string) {
 		t.Helper()
-		if got := p.Foresee(namespace, id); got != upperdir {
-			t.Errorf("%s: %q, want %q", what, got, upperdir)
+		want := Foreseen{}
+		if upperdir != "" {
+			want = Foreseen{rung, upperdir}
+		}
+		if got := p.Foresee(namespace, id); got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
 	foresee("no spare", "ns", "c1", "")
@@ -31,6 +36,21 @@ func TestASpareIsForeseenForAContainerOfItsImage(t *testing.T) {
 		defer p.mu.Unlock()
 		to(s.meta.Info)
 	}
+	fork := func(f forkState) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.config.Fork.Enabled, s.fork = true, f
+	}
+	fork(forkState{cloned: true})
+	foresee("a spare and a template", "ns", "c1", who.upperdir)
+	b.fill(s, 0)
+	rung = RungFork
+	foresee("a template", "ns", "c1", who.upperdir)
+	fork(forkState{cloned: true, refused: "its zygote has died"})
+	foresee("a template that has gone", "ns", "c1", "")
+	fork(forkState{})
+	foresee("no template yet", "ns", "c1", "")
+	b.fill(s, 1)
 	change(func(i *api.SeedInfo) { i.Phase = seedStale })
 	foresee("a stale seed", "ns", "c1", "")
 	change(func(i *api.SeedInfo) { i.Phase, i.Key.Parts[PartImage] = seedReady, "sha256:another" })

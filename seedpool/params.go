@@ -29,6 +29,13 @@ type ShimParams struct {
 // IdleParams is what sproutd tells a shim that is idle no longer: the launcher's parameters and what the pool foresees.
 type IdleParams struct {
 	ShimParams
-	// Upperdir is the upper directory of the container's snapshot if there may be a spare for it, which can then be claimed at once; empty: wait for the request.
+	Foreseen
+}
+
+// Foreseen is how a container will most likely be woken that is about to be created, so that its shim need not wait for the request. Zero: it had better wait.
+type Foreseen struct {
+	// Rung is thaw when there may be a spare for it, which can then be claimed at once, and fork when it may be cloned.
+	Rung Rung `json:"rung,omitempty"`
+	// Upperdir is the upper directory of the container's snapshot.
 	Upperdir string `json:"upperdir,omitempty"`
 }

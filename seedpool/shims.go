@@ -39,7 +39,7 @@ type Shims struct {
 	runDir string
 	want   int
 	// foresee is Pool.Foresee.
-	foresee func(namespace, id string) (upperdir string)
+	foresee func(namespace, id string) Foreseen
 
 	life  context.Context
 	end   context.CancelFunc
@@ -64,8 +64,8 @@ type idleShim struct {
 	ready bool
 }
 
-// NewShims begins to start idle shims. foresee says which of them may claim a spare at once, see Pool.Foresee.
-func NewShims(ctx context.Context, c Config, foresee func(namespace, id string) (upperdir string)) (*Shims, error) {
+// NewShims begins to start idle shims. foresee says which of them may begin at once, see Pool.Foresee.
+func NewShims(ctx context.Context, c Config, foresee func(namespace, id string) Foreseen) (*Shims, error) {
 	s := &Shims{path: c.Shim, runDir: c.RunDir, want: c.IdleShims, foresee: foresee, wake: make(chan struct{}, 1)}
 	if s.path == "" {
 		own, err := os.Executable()
@@ -311,15 +311,15 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 
 // extend adds what the pool foresees to a line of parameters. All else goes on as it came: what the launcher knows and we do not is for the shim.
 func (s *Shims) extend(line []byte, p ShimParams) ([]byte, error) {
-	upperdir := s.foresee(p.Namespace, p.ID)
-	if upperdir == "" {
+	foreseen := s.foresee(p.Namespace, p.ID)
+	if foreseen == (Foreseen{}) {
 		return line, nil
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(line, &fields); err != nil {
 		return nil, err
 	}
-	fields["upperdir"] = upperdir
+	fields["rung"], fields["upperdir"] = foreseen.Rung, foreseen.Upperdir
 	line, err := json.Marshal(fields)
 	return append(line, '\n'), err
 }

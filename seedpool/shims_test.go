@@ -47,7 +47,7 @@ func idleProcess(kind string) error {
 	if err := json.Unmarshal(line, &p); err != nil {
 		return err
 	}
-	if err := os.WriteFile(p.Address, fmt.Appendf(nil, "%d %s %s", os.Getpid(), p.ID, p.Upperdir), 0o600); err != nil {
+	if err := os.WriteFile(p.Address, fmt.Appendf(nil, "%d %s %s %s", os.Getpid(), p.ID, p.Rung, p.Upperdir), 0o600); err != nil {
 		return err
 	}
 	if _, err := control.Write([]byte(`{"ok":true}` + "\n")); err != nil {
@@ -84,11 +84,11 @@ func newShimBed(t *testing.T, kind string, idle int) *shimBed {
 	}
 	c := Default()
 	c.RunDir, c.Shim, c.IdleShims = dir, own, idle
-	shims, err := NewShims(t.Context(), c, func(_, id string) string {
+	shims, err := NewShims(t.Context(), c, func(_, id string) Foreseen {
 		if id == "c1" {
-			return ""
+			return Foreseen{}
 		}
-		return "/upper/of/" + id
+		return Foreseen{RungFork, "/upper/of/" + id}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -186,8 +186,8 @@ func TestAnIdleShimIsGivenToOneLauncherOnlyAndReplaced(t *testing.T) {
 		}
 		pid, id, _ := strings.Cut(string(data), " ")
 		id, foreseen, _ := strings.Cut(id, " ")
-		if (n == 1) != (foreseen == "") || n != 1 && foreseen != "/upper/of/"+id {
-			t.Errorf("%s: upper directory %q", id, foreseen)
+		if (n == 1) != (foreseen == " ") || n != 1 && foreseen != "fork /upper/of/"+id {
+			t.Errorf("%s: foreseen %q", id, foreseen)
 		}
 		if id != fmt.Sprintf("c%d", n) || pids[pid] {
 			t.Errorf("shim %s serves %s", pid, id)

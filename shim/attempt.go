@@ -32,10 +32,15 @@ type attempt struct {
 	undo    []func(context.Context) error
 }
 
-// attempt tries one rung: make yields a bound instance, or leaves nothing behind.
+// attempt tries one rung: it yields a bound instance, one that was reserved or that makeInstance makes, or leaves nothing behind.
 func (w *wake) attempt(ctx context.Context, rung seedpool.Rung, makeInstance func(*attempt, context.Context) error) (*wokenTask, error) {
 	a := &attempt{wake: w, rung: rung}
-	err := makeInstance(a, ctx)
+	var err error
+	if w.reserved != nil && w.reserved.rung == rung {
+		a.take(w.reserved)
+	} else {
+		err = makeInstance(a, ctx)
+	}
 	if err == nil {
 		err = a.bind(ctx)
 	}
@@ -60,13 +65,8 @@ func (a *attempt) fail(ctx context.Context) {
 	}
 }
 
-// thaw claims a spare and moves it into the container's cgroup, which is made meanwhile, unless that was done ahead. It stays frozen as it is.
+// thaw claims a spare and moves it into the container's cgroup, which is made meanwhile. It stays frozen as it is.
 func (a *attempt) thaw(ctx context.Context) error {
-	if a.reserved != nil {
-		r := a.reserved
-		a.identity, a.verified, a.looked, a.adopted, a.undo = r.identity, r.verified, r.looked, r.adopted, r.undo
-		return nil
-	}
 	made := make(chan error, 1)
 	go func() { made <- a.makeCgroup() }()
 	inst, err := a.claim(ctx)

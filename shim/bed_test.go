@@ -312,7 +312,9 @@ type bedPool struct {
 	// alter changes the spec of the instances that are made, so that they are not what they should be.
 	alter  func(*specs.Spec)
 	spares uint32
-	fail   map[string]error
+	// forks: its seed can be cloned.
+	forks bool
+	fail  map[string]error
 	// afterMake is called with each instance before it is handed out; reported gets each report.
 	afterMake func(*api.Instance) error
 	reported  chan *api.Start
@@ -387,7 +389,7 @@ func (l *bedListener) die() error {
 
 func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupResponse, error) {
 	seed := &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}
-	return &api.LookupResponse{Seed: seed, Spares: p.spares}, p.failure("Lookup")
+	return &api.LookupResponse{Seed: seed, Spares: p.spares, Forks: p.forks}, p.failure("Lookup")
 }
 
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {

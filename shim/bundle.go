@@ -59,19 +59,19 @@ func readBundle(dir, id string) (*bundle, error) {
 // ahead does what can be done for a container before its CreateTask comes, while containerd still connects to the shim: the bundle is there before the shim is asked for.
 type ahead struct {
 	dir, id string
-	// upperdir is the container's if it may have a spare; empty: it is known from the request.
-	upperdir string
+	// foreseen is how it may be woken; zero: that is known from the request.
+	foreseen seedpool.Foreseen
 	// client is the connection that the shim has made when it was idle, for whoever is the first to need one; nil: none.
 	client atomic.Pointer[seedpool.Client]
 	done   chan struct{}
 	read   *bundle // nil: it could not be read; once done is closed
-	// reserved gets the spare that was taken, or nil, and is then closed: one CreateTask has it.
+	// reserved gets the instance that was taken or made, or nil, and is then closed: one CreateTask has it.
 	reserved chan *reservation
 }
 
-// lookAhead begins to read the bundle of the container that a shim was given, and, if there is an upper directory, to take a spare for it.
+// lookAhead begins to read the bundle of the container that a shim was given, and to take or make an instance for it, if it is foreseen how.
 func lookAhead(p seedpool.IdleParams, paths seedpool.Paths, client *seedpool.Client) *ahead {
-	a := &ahead{dir: p.Bundle, id: p.ID, upperdir: p.Upperdir, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
+	a := &ahead{dir: p.Bundle, id: p.ID, foreseen: p.Foreseen, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
 	a.client.Store(client)
 	go func() {
 		defer close(a.reserved)
@@ -118,7 +118,7 @@ func (a *ahead) bundle(dir, id string) (*bundle, error) {
 	return a.read, nil
 }
 
-// reservation is the spare that was taken for the container id; nil: there is none, or it has been given away.
+// reservation is the instance that was reserved for the container id; nil: there is none, or it has been given away.
 func (a *ahead) reservation(id string) *reservation {
 	if a == nil || a.id != id {
 		return nil

@@ -106,6 +106,16 @@ func plan(req request, found *api.LookupResponse) []step {
 	return []step{thaw, fork, restore, {rung: seedpool.RungCold}}
 }
 
+// first is the rung that a plan begins with.
+func first(steps []step) seedpool.Rung {
+	for _, s := range steps {
+		if s.reason == "" {
+			return s.rung
+		}
+	}
+	return seedpool.RungCold
+}
+
 // refusal says why no seed could serve the request, whatever sproutd has; empty: ask sproutd.
 func (r request) refusal() (reason seedpool.Reason, detail string) {
 	switch {

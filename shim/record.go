@@ -68,6 +68,16 @@ func (r *startRecord) add(phases ...*api.Phase) {
 	r.start.Phases = append(r.start.Phases, phases...)
 }
 
+// was notes what was done ahead: its record is another.
+func (r *startRecord) was(ahead *startRecord) {
+	ahead.mu.Lock()
+	phases := ahead.start.Phases
+	ahead.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.start.Ahead = phases
+}
+
 // sum is all that is accounted for.
 func (r *startRecord) sum() time.Duration {
 	r.mu.Lock()

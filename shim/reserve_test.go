@@ -13,30 +13,33 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/seedpool"
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // lookAhead has the shim do what it does when it was assigned the container, and waits until it is done.
 func (b *bed) lookAhead(r *taskAPI.CreateTaskRequest) {
 	b.t.Helper()
-	b.lookAheadFor(r, upperOf(r.Rootfs[0].Options))
+	b.lookAheadFor(r, seedpool.Foreseen{Rung: seedpool.RungThaw, Upperdir: upperOf(r.Rootfs[0].Options)})
 }
 
-// lookAheadFor is lookAhead with an upper directory of the test's.
-func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, upperdir string) {
+// lookAheadFor is lookAhead with what the test foresees.
+func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, foreseen seedpool.Foreseen) {
 	b.t.Helper()
 	client, err := seedpool.Dial(b.t.Context(), b.tasks.paths.APISocket())
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.tasks.ahead = lookAhead(seedpool.IdleParams{
-		ShimParams: seedpool.ShimParams{Namespace: b.tasks.params.Namespace, Bundle: r.Bundle, ID: r.ID}, Upperdir: upperdir,
+		ShimParams: seedpool.ShimParams{Namespace: b.tasks.params.Namespace, Bundle: r.Bundle, ID: r.ID}, Foreseen: foreseen,
 	}, b.tasks.paths, client)
 	// The one that will be received stays where it is.
 	again := make(chan *reservation, 1)
 	if reserved := <-b.tasks.ahead.reserved; reserved != nil {
-		if err := reserved.adopted(); err != nil {
-			b.t.Fatal(err)
+		if reserved.adopted != nil {
+			if err := reserved.adopted(); err != nil {
+				b.t.Fatal(err)
+			}
 		}
 		again <- reserved
 	}
@@ -84,6 +87,39 @@ func TestReservedSpareIsInItsCgroupBeforeTheRequestAndWokenByIt(t *testing.T) {
 	b.want(out, "hello")
 	b.kill(task, 9)
 	b.ends(task, 137)
+}
+
+func TestCloneIsMadeBeforeTheRequestAndWokenByIt(t *testing.T) {
+	b := newBed(t, "echo ready; sleep 1000")
+	b.pool.spares, b.pool.forks = 0, true
+	r := b.request("c1", b.spec(b.cgroup("c1")))
+	foreseen := seedpool.Foreseen{Rung: seedpool.RungFork, Upperdir: upperOf(r.Rootfs[0].Options)}
+	b.lookAheadFor(r, foreseen)
+	if made, alive := b.made(); made != 1 || alive != 1 {
+		t.Fatalf("%d instances were made, %d live", made, alive)
+	}
+	task := b.woken(r, seedpool.RungFork)
+	if got := fallbacks(task.record); !slices.Equal(got, []string{"thaw no-spare"}) {
+		t.Errorf("fallbacks %v", got)
+	}
+	if made, _ := b.made(); made != 1 {
+		t.Errorf("%d instances were made", made)
+	}
+	ahead := task.record.start.Ahead
+	if !slices.ContainsFunc(ahead, func(p *api.Phase) bool { return p.Name == "fork.criu" }) {
+		t.Errorf("done ahead: %v", ahead)
+	}
+	b.start(task)
+	b.kill(task, 9)
+	b.ends(task, 137)
+	// A spare has come: a clone is not what the start would begin with.
+	b.pool.spares = 1
+	r = b.request("c2", b.spec(b.cgroup("c2")))
+	foreseen.Upperdir = upperOf(r.Rootfs[0].Options)
+	b.lookAheadFor(r, foreseen)
+	if made, alive := b.made(); made != 1 || alive != 0 {
+		t.Errorf("%d instances were made, %d live", made, alive)
+	}
 }
 
 func TestReservationThatIsNotForTheRequestIsDropped(t *testing.T) {
@@ -197,7 +233,7 @@ func TestNothingIsReservedForWhatIsNotThawed(t *testing.T) {
 func TestNothingIsReservedThatSproutdDoesNotForesee(t *testing.T) {
 	b := newBed(t, "echo ready; sleep 1000")
 	r := b.request("c1", b.spec(b.cgroup("c1")))
-	b.lookAheadFor(r, "")
+	b.lookAheadFor(r, seedpool.Foreseen{})
 	if made, _ := b.made(); made != 0 {
 		t.Errorf("%d instances were taken", made)
 	}

@@ -43,7 +43,7 @@ type wake struct {
 	record  *startRecord
 	pool    api.PoolService
 	seed    *api.SeedInfo
-	// reserved is the spare that was taken ahead for this request; nil: none was.
+	// reserved is the instance that was taken or made ahead for this request; nil: none was.
 	reserved *reservation
 }
 
@@ -134,22 +134,28 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 	}
 	if r := w.reservation(ctx); r != nil {
 		w.reserved, w.seed = r, r.seed
-		return &api.LookupResponse{Seed: r.seed, Spares: 1}, r.client
+		return r.found, r.client
 	}
 	defer w.record.time("lookup")()
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
 	client, err := w.tasks.ahead.dial(ctx, w.tasks.paths)
 	if err != nil {
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, nil
 	}
-	found, err := client.Pool.Lookup(ctx, &api.LookupRequest{Namespace: w.ns, Id: w.ask.ID, Key: w.bundle.key, Upperdir: w.req.upperdir})
+	w.pool = client.Pool
+	found, err := w.find(ctx)
 	if err != nil {
 		log.G(ctx).WithError(err).Debug("look up seed")
 		return &api.LookupResponse{Reason: string(seedpool.ReasonSproutdDown)}, client
 	}
 	w.seed = found.Seed
 	return found, client
+}
+
+// find asks sproutd what it has for the container.
+func (w *wake) find(ctx context.Context) (*api.LookupResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	return w.pool.Lookup(ctx, &api.LookupRequest{Namespace: w.ns, Id: w.ask.ID, Key: w.bundle.key, Upperdir: w.req.upperdir})
 }
 
 // read takes from the bundle and the request all that the start needs to know.

@@ -70,11 +70,22 @@ func explain(w io.Writer, s *api.Start) error {
 		}
 		explainHints(w, s.Fallbacks)
 	}
-	rows := make([][]string, 0, len(s.Phases))
-	for _, p := range s.Phases {
+	if err := explainPhases(w, "AHEAD MS", s.Ahead); err != nil {
+		return err
+	}
+	return explainPhases(w, "PHASE MS", s.Phases)
+}
+
+// explainPhases prints what there is of phases. What was done ahead is no part of what the start took.
+func explainPhases(w io.Writer, heading string, phases []*api.Phase) error {
+	if len(phases) == 0 {
+		return nil
+	}
+	rows := make([][]string, 0, len(phases))
+	for _, p := range phases {
 		rows = append(rows, []string{p.Name, millis(p.Nanoseconds)})
 	}
-	return table(w, "PHASE MS", rows)
+	return table(w, heading, rows)
 }
 
 // explainHints prints each reason's advice once.

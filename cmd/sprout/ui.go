@@ -96,8 +96,12 @@ type progress struct {
 }
 
 func newProgress() *progress {
-	info, err := os.Stderr.Stat()
-	return &progress{terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	return &progress{terminal: isTerminal(os.Stderr)}
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // show replaces the current line on a terminal; elsewhere it prints a line when the step is a new one.

@@ -1174,8 +1174,10 @@ type Start struct {
 	AtUnixNanoseconds int64                  `protobuf:"varint,7,opt,name=at_unix_nanoseconds,json=atUnixNanoseconds,proto3" json:"at_unix_nanoseconds,omitempty"`
 	Pid               uint32                 `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
 	ShimPid           uint32                 `protobuf:"varint,9,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// What was done before containerd asked for the container, beside what it did itself: it is no part of what the start took.
+	Ahead         []*Phase `protobuf:"bytes,10,rep,name=ahead,proto3" json:"ahead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
@@ -1269,6 +1271,13 @@ func (x *Start) GetShimPid() uint32 {
 		return x.ShimPid
 	}
 	return 0
+}
+
+func (x *Start) GetAhead() []*Phase {
+	if x != nil {
+		return x.Ahead
+	}
+	return nil
 }
 
 type ReportRequest struct {
@@ -1840,8 +1849,10 @@ func (x *SeedMeta) GetPaged() bool {
 
 // PoolRow is what is kept of a pool, by seed.
 type PoolRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Want          uint32                 `protobuf:"varint,1,opt,name=want,proto3" json:"want,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many spares at least, and, if demand says so, at most.
+	Want          uint32 `protobuf:"varint,1,opt,name=want,proto3" json:"want,omitempty"`
+	Max           uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1879,6 +1890,13 @@ func (*PoolRow) Descriptor() ([]byte, []int) {
 func (x *PoolRow) GetWant() uint32 {
 	if x != nil {
 		return x.Want
+	}
+	return 0
+}
+
+func (x *PoolRow) GetMax() uint32 {
+	if x != nil {
+		return x.Max
 	}
 	return 0
 }
@@ -2466,10 +2484,12 @@ func (x *VerifySeedResponse) GetProblems() []string {
 }
 
 type SetPoolRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Seed          string                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
-	Spares        uint32                 `protobuf:"varint,3,opt,name=spares,proto3" json:"spares,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Seed      string                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
+	// How many at least, and at most if demand says so; max 0: never more.
+	Spares        uint32 `protobuf:"varint,3,opt,name=spares,proto3" json:"spares,omitempty"`
+	Max           uint32 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2525,18 +2545,30 @@ func (x *SetPoolRequest) GetSpares() uint32 {
 	return 0
 }
 
+func (x *SetPoolRequest) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
 type PoolInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Seed          string                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Want          uint32                 `protobuf:"varint,4,opt,name=want,proto3" json:"want,omitempty"`
-	Ready         uint32                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
-	Making        uint32                 `protobuf:"varint,6,opt,name=making,proto3" json:"making,omitempty"`
-	ClaimedTotal  uint64                 `protobuf:"varint,7,opt,name=claimed_total,json=claimedTotal,proto3" json:"claimed_total,omitempty"`
-	FailedTotal   uint64                 `protobuf:"varint,8,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`
-	LastError     string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	KeeperPid     int64                  `protobuf:"varint,10,opt,name=keeper_pid,json=keeperPid,proto3" json:"keeper_pid,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Namespace    string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Seed         string                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
+	Name         string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Want         uint32                 `protobuf:"varint,4,opt,name=want,proto3" json:"want,omitempty"`
+	Ready        uint32                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Making       uint32                 `protobuf:"varint,6,opt,name=making,proto3" json:"making,omitempty"`
+	ClaimedTotal uint64                 `protobuf:"varint,7,opt,name=claimed_total,json=claimedTotal,proto3" json:"claimed_total,omitempty"`
+	FailedTotal  uint64                 `protobuf:"varint,8,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`
+	LastError    string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	KeeperPid    int64                  `protobuf:"varint,10,opt,name=keeper_pid,json=keeperPid,proto3" json:"keeper_pid,omitempty"`
+	// Want is between them, as demand says.
+	Min uint32 `protobuf:"varint,11,opt,name=min,proto3" json:"min,omitempty"`
+	Max uint32 `protobuf:"varint,12,opt,name=max,proto3" json:"max,omitempty"`
+	// Spares that were given back because the machine needed their memory.
+	EvictedTotal  uint64 `protobuf:"varint,13,opt,name=evicted_total,json=evictedTotal,proto3" json:"evicted_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2637,6 +2669,27 @@ func (x *PoolInfo) GetLastError() string {
 func (x *PoolInfo) GetKeeperPid() int64 {
 	if x != nil {
 		return x.KeeperPid
+	}
+	return 0
+}
+
+func (x *PoolInfo) GetMin() uint32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *PoolInfo) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *PoolInfo) GetEvictedTotal() uint64 {
+	if x != nil {
+		return x.EvictedTotal
 	}
 	return 0
 }
@@ -2826,6 +2879,211 @@ func (x *ListStartsResponse) GetStarts() []*Start {
 	return nil
 }
 
+type UsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all namespaces.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_sprout_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *UsageRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+type UsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Usages        []*Usage               `protobuf:"bytes,1,rep,name=usages,proto3" json:"usages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_sprout_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *UsageResponse) GetUsages() []*Usage {
+	if x != nil {
+		return x.Usages
+	}
+	return nil
+}
+
+// Usage is the memory of processes that belong together, in bytes.
+type Usage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The seed's name; empty: a container that was started cold.
+	Seed string `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
+	// container, spare, template or keeper.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The container's id or the spare's; a seed has one template and one keeper.
+	Id string `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
+	// How a container was started.
+	Rung      string `protobuf:"bytes,5,opt,name=rung,proto3" json:"rung,omitempty"`
+	Processes uint32 `protobuf:"varint,6,opt,name=processes,proto3" json:"processes,omitempty"`
+	// Every page that is mapped: what the instance would take alone.
+	Logical uint64 `protobuf:"varint,7,opt,name=logical,proto3" json:"logical,omitempty"`
+	// A page that n processes map counts as one n-th: all of these add up to what the machine has spent.
+	Physical uint64 `protobuf:"varint,8,opt,name=physical,proto3" json:"physical,omitempty"`
+	// Pages that nobody else maps.
+	Private       uint64 `protobuf:"varint,9,opt,name=private,proto3" json:"private,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_sprout_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Usage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Usage) GetSeed() string {
+	if x != nil {
+		return x.Seed
+	}
+	return ""
+}
+
+func (x *Usage) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Usage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Usage) GetRung() string {
+	if x != nil {
+		return x.Rung
+	}
+	return ""
+}
+
+func (x *Usage) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *Usage) GetLogical() uint64 {
+	if x != nil {
+		return x.Logical
+	}
+	return 0
+}
+
+func (x *Usage) GetPhysical() uint64 {
+	if x != nil {
+		return x.Physical
+	}
+	return 0
+}
+
+func (x *Usage) GetPrivate() uint64 {
+	if x != nil {
+		return x.Private
+	}
+	return 0
+}
+
 type VersionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -2837,7 +3095,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3107,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3120,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -2895,7 +3153,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3165,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3178,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -2958,7 +3216,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3228,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3241,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -3075,7 +3333,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3345,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3358,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -3129,7 +3387,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3399,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3412,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -3189,7 +3447,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3459,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3472,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3337,7 +3595,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04rung\x18\x01 \x01(\tR\x04rung\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12 \n" +
-	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\x97\x02\n" +
+	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\xbf\x02\n" +
 	"\x05Start\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3347,7 +3605,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06phases\x18\x06 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12.\n" +
 	"\x13at_unix_nanoseconds\x18\a \x01(\x03R\x11atUnixNanoseconds\x12\x10\n" +
 	"\x03pid\x18\b \x01(\rR\x03pid\x12\x19\n" +
-	"\bshim_pid\x18\t \x01(\rR\ashimPid\"7\n" +
+	"\bshim_pid\x18\t \x01(\rR\ashimPid\x12&\n" +
+	"\x05ahead\x18\n" +
+	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\"7\n" +
 	"\rReportRequest\x12&\n" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
@@ -3403,9 +3663,10 @@ const file_sprout_proto_rawDesc = "" +
 	"stdio_keys\x18\x03 \x03(\tR\tstdioKeys\x12*\n" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
 	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
-	"\x05paged\x18\x06 \x01(\bR\x05paged\"\x1d\n" +
+	"\x05paged\x18\x06 \x01(\bR\x05paged\"/\n" +
 	"\aPoolRow\x12\x12\n" +
-	"\x04want\x18\x01 \x01(\rR\x04want\"\xdf\x02\n" +
+	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"\xdf\x02\n" +
 	"\vInstanceRow\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1a\n" +
@@ -3452,11 +3713,12 @@ const file_sprout_proto_rawDesc = "" +
 	"\x12VerifySeedResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"Z\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"l\n" +
 	"\x0eSetPoolRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x16\n" +
-	"\x06spares\x18\x03 \x01(\rR\x06spares\"\x98\x02\n" +
+	"\x06spares\x18\x03 \x01(\rR\x06spares\x12\x10\n" +
+	"\x03max\x18\x04 \x01(\rR\x03max\"\xe1\x02\n" +
 	"\bPoolInfo\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x12\n" +
@@ -3470,7 +3732,10 @@ const file_sprout_proto_rawDesc = "" +
 	"last_error\x18\t \x01(\tR\tlastError\x12\x1d\n" +
 	"\n" +
 	"keeper_pid\x18\n" +
-	" \x01(\x03R\tkeeperPid\"0\n" +
+	" \x01(\x03R\tkeeperPid\x12\x10\n" +
+	"\x03min\x18\v \x01(\rR\x03min\x12\x10\n" +
+	"\x03max\x18\f \x01(\rR\x03max\x12#\n" +
+	"\revicted_total\x18\r \x01(\x04R\fevictedTotal\"0\n" +
 	"\x10ListPoolsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\">\n" +
 	"\x11ListPoolsResponse\x12)\n" +
@@ -3479,7 +3744,21 @@ const file_sprout_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\">\n" +
 	"\x12ListStartsResponse\x12(\n" +
-	"\x06starts\x18\x01 \x03(\v2\x10.sprout.v1.StartR\x06starts\"Q\n" +
+	"\x06starts\x18\x01 \x03(\v2\x10.sprout.v1.StartR\x06starts\",\n" +
+	"\fUsageRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"9\n" +
+	"\rUsageResponse\x12(\n" +
+	"\x06usages\x18\x01 \x03(\v2\x10.sprout.v1.UsageR\x06usages\"\xdf\x01\n" +
+	"\x05Usage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x12\n" +
+	"\x04rung\x18\x05 \x01(\tR\x04rung\x12\x1c\n" +
+	"\tprocesses\x18\x06 \x01(\rR\tprocesses\x12\x18\n" +
+	"\alogical\x18\a \x01(\x04R\alogical\x12\x1a\n" +
+	"\bphysical\x18\b \x01(\x04R\bphysical\x12\x18\n" +
+	"\aprivate\x18\t \x01(\x04R\aprivate\"Q\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
@@ -3517,7 +3796,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\aRestore\x12\x19.sprout.v1.RestoreRequest\x1a\x1a.sprout.v1.RestoreResponse\x122\n" +
 	"\x05Bound\x12\x17.sprout.v1.BoundRequest\x1a\x10.sprout.v1.Empty\x126\n" +
 	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x124\n" +
-	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\xbb\x04\n" +
+	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\xf7\x04\n" +
 	"\x05Seeds\x126\n" +
 	"\x04Bake\x12\x16.sprout.v1.BakeRequest\x1a\x14.sprout.v1.BakeEvent0\x01\x12F\n" +
 	"\tListSeeds\x12\x1b.sprout.v1.ListSeedsRequest\x1a\x1c.sprout.v1.ListSeedsResponse\x126\n" +
@@ -3529,7 +3808,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\aSetPool\x12\x19.sprout.v1.SetPoolRequest\x1a\x13.sprout.v1.PoolInfo\x12F\n" +
 	"\tListPools\x12\x1b.sprout.v1.ListPoolsRequest\x1a\x1c.sprout.v1.ListPoolsResponse\x12I\n" +
 	"\n" +
-	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x127\n" +
+	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x12:\n" +
+	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x127\n" +
 	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\x9a\x02\n" +
 	"\x06Keeper\x127\n" +
 	"\x04Make\x12\x16.sprout.v1.MakeRequest\x1a\x17.sprout.v1.MakeResponse\x122\n" +
@@ -3550,7 +3830,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3589,20 +3869,23 @@ var file_sprout_proto_goTypes = []any{
 	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
 	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
 	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
-	(*VersionResponse)(nil),       // 37: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 38: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 39: sprout.v1.MakeRequest
-	(*TemplatePlace)(nil),         // 40: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 41: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 42: sprout.v1.ListInstancesResponse
-	nil,                           // 43: sprout.v1.Key.PartsEntry
-	nil,                           // 44: sprout.v1.Key.EnvEntry
-	nil,                           // 45: sprout.v1.Key.MountsEntry
+	(*UsageRequest)(nil),          // 37: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 38: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 39: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 40: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 41: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 42: sprout.v1.MakeRequest
+	(*TemplatePlace)(nil),         // 43: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 44: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 45: sprout.v1.ListInstancesResponse
+	nil,                           // 46: sprout.v1.Key.PartsEntry
+	nil,                           // 47: sprout.v1.Key.EnvEntry
+	nil,                           // 48: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	43, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	44, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	45, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	46, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	47, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	48, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -3614,72 +3897,76 @@ var file_sprout_proto_depIdxs = []int32{
 	14, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
 	14, // 12: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
 	13, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	15, // 14: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 15: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	20, // 16: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	19, // 17: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
-	18, // 18: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	25, // 19: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	13, // 20: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 21: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	25, // 22: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	19, // 23: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
-	18, // 24: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	18, // 25: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	32, // 26: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	15, // 27: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	40, // 28: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	6,  // 29: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	13, // 30: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	14, // 31: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 32: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 33: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 34: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 35: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 36: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 37: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	12, // 38: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	16, // 39: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	26, // 40: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	28, // 41: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	17, // 42: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	17, // 43: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	17, // 44: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	31, // 45: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	33, // 46: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	35, // 47: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	0,  // 48: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	39, // 49: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	38, // 50: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	38, // 51: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 52: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 53: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 54: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 55: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 56: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 57: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 58: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 59: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 60: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	27, // 61: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	29, // 62: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	18, // 63: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	30, // 64: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 65: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	32, // 66: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	34, // 67: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	36, // 68: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	37, // 69: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	41, // 70: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 71: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 72: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	42, // 73: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 74: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	54, // [54:75] is the sub-list for method output_type
-	33, // [33:54] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	13, // 14: sprout.v1.Start.ahead:type_name -> sprout.v1.Phase
+	15, // 15: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	1,  // 16: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	20, // 17: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	19, // 18: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
+	18, // 19: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	25, // 20: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	13, // 21: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 22: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	25, // 23: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	19, // 24: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	18, // 25: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	18, // 26: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	32, // 27: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	15, // 28: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	39, // 29: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	43, // 30: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	6,  // 31: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	13, // 32: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	14, // 33: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 34: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 35: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 36: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 37: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 38: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 39: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	12, // 40: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	16, // 41: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	26, // 42: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	28, // 43: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	17, // 44: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	17, // 45: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	17, // 46: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	31, // 47: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	33, // 48: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	35, // 49: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	37, // 50: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	0,  // 51: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	42, // 52: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	41, // 53: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	41, // 54: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 55: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 56: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 57: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 58: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 59: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 60: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 61: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 62: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 63: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	27, // 64: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	29, // 65: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	18, // 66: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	30, // 67: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 68: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	32, // 69: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	34, // 70: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	36, // 71: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	38, // 72: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	40, // 73: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	44, // 74: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 75: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 76: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	45, // 77: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 78: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	57, // [57:79] is the sub-list for method output_type
+	35, // [35:57] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -3693,7 +3980,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -148,6 +148,7 @@ type SeedsService interface {
 	SetPool(context.Context, *SetPoolRequest) (*PoolInfo, error)
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Version(context.Context, *Empty) (*VersionResponse, error)
 }
 
@@ -216,6 +217,13 @@ func RegisterSeedsService(srv *ttrpc.Server, svc SeedsService) {
 				}
 				return svc.ListStarts(ctx, &req)
 			},
+			"Usage": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UsageRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Usage(ctx, &req)
+			},
 			"Version": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req Empty
 				if err := unmarshal(&req); err != nil {
@@ -249,6 +257,7 @@ type SeedsClient interface {
 	SetPool(context.Context, *SetPoolRequest) (*PoolInfo, error)
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
+	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Version(context.Context, *Empty) (*VersionResponse, error)
 }
 
@@ -342,6 +351,14 @@ func (c *seedsClient) ListPools(ctx context.Context, req *ListPoolsRequest) (*Li
 func (c *seedsClient) ListStarts(ctx context.Context, req *ListStartsRequest) (*ListStartsResponse, error) {
 	var resp ListStartsResponse
 	if err := c.client.Call(ctx, "sprout.v1.Seeds", "ListStarts", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *seedsClient) Usage(ctx context.Context, req *UsageRequest) (*UsageResponse, error) {
+	var resp UsageResponse
+	if err := c.client.Call(ctx, "sprout.v1.Seeds", "Usage", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
