@@ -149,15 +149,15 @@ func (p *Pool) count(ctx context.Context, s *seed) error {
 	}
 	p.mu.Lock()
 	if old != nil {
-		s.want = old.want
+		s.bounds, s.demand = old.bounds, old.demand
 	}
 	p.mu.Unlock()
-	err := p.store.replaceSeed(s.meta, oldID, s.want)
+	err := p.store.replaceSeed(s.meta, oldID, s.bounds)
 	if err == nil {
 		p.mu.Lock()
 		p.seeds[s.id] = s
 		if old != nil {
-			old.retired, old.want = true, 0
+			old.retired, old.bounds = true, spareBounds{}
 			delete(p.seeds, old.id)
 		}
 		p.mu.Unlock()

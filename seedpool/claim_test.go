@@ -21,11 +21,11 @@ func TestASpareIsClaimedOnceHoweverManyAsk(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 3)
-	if err := p.store.putPool(s.id, 0); err != nil { // no more are made while it is counted
+	if err := p.store.putPool(s.id, spareBounds{}); err != nil { // no more are made while it is counted
 		t.Fatal(err)
 	}
 	p.mu.Lock()
-	s.want = 0
+	s.bounds = spareBounds{}
 	p.mu.Unlock()
 	const callers = 8
 	var wg sync.WaitGroup

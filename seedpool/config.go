@@ -50,6 +50,16 @@ type Config struct {
 	Restore        Sharing  `toml:"restore"`
 	Pages          Storing  `toml:"pages"`
 	Fork           Forking  `toml:"fork"`
+	Pool           Policy   `toml:"pool"`
+}
+
+// Policy says how pools follow demand, and when spares are given back.
+type Policy struct {
+	// HalfLife is how long after a burst half of the spares that it asked for are kept.
+	HalfLife Duration `toml:"half_life"`
+	// KeepFree is the memory that is left to the machine, and Memory what all spares may take; 0: no bound.
+	KeepFree Size `toml:"keep_free"`
+	Memory   Size `toml:"memory"`
 }
 
 // Forking says whether instances are cloned from a template.
@@ -127,6 +137,7 @@ func Default() Config {
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
+		Pool:           Policy{HalfLife: Duration(5 * time.Minute), KeepFree: 512 << 20},
 	}
 }
 
@@ -194,7 +205,7 @@ func (c Config) Validate() error {
 	for _, d := range []struct {
 		key   string
 		value Duration
-	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}} {
+	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}, {"pool.half_life", c.Pool.HalfLife}} {
 		if d.value < Duration(time.Second) {
 			return fmt.Errorf("%s = %q: want at least 1s", d.key, time.Duration(d.value))
 		}
@@ -268,7 +279,19 @@ quota = %q
 # true: instances are cloned from the seed's template, a stopped process in memory, where that is possible: in milliseconds, and sharing all memory that they do not
 # change. What cannot be cloned is restored.
 enabled = %t
+
+[pool]
+# A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time.
+half_life = %q
+
+# Spares are given back while the machine has less memory available than this, while tasks wait for memory a tenth of the time, or while spares are near a limit of their
+# cgroup. 0B: whatever is available.
+keep_free = %q
+
+# What all spares together may take. 0B: no bound.
+memory = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled)
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled,
+		time.Duration(c.Pool.HalfLife), c.Pool.KeepFree.String(), c.Pool.Memory.String())
 }

@@ -23,6 +23,12 @@
 // container's shim has it. Its files become the container's snapshot while the shim binds it; before that it cannot be bound. bound: it is the container; the row
 // stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
+// # How many spares
+//
+// A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
+// other, of the emptiest pool first (refill.go). While memory is short (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of
+// the fullest pool first, and none are made; what runs is never touched.
+//
 // # State
 //
 // Two databases (bbolt; store.go). What must outlive the machine, each change synced:
@@ -69,7 +75,7 @@
 //	    seed.load           held while files are checked and the keeper is started
 //	      Pool.changes      held over a change of a seed's or pool's row
 //	        Pool.mu         all maps and rows in memory; held over writes of boot's database, which wait for nothing
-//	          keepers.mu, calm.mu    leaves
+//	          keepers.mu, calm.mu, memoryGuard.mu    leaves
 //
 // Rows in memory (seed.meta, instance.row) are replaced, never changed: they may be read after Pool.mu was released.
 //

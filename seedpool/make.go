@@ -28,7 +28,7 @@ const (
 
 // spareCgroup is where an instance lives until a container claims it.
 func (p *Pool) spareCgroup(instance string) linux.Cgroup {
-	return linux.Cgroup{Path: path.Join(p.config.CgroupRoot, "spares", instance)}
+	return linux.Cgroup{Path: path.Join(p.spares().Path, instance)}
 }
 
 // make has the seed's keeper make an instance. Its row is there already; on an error the caller destroys it.

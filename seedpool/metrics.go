@@ -2,6 +2,7 @@ package seedpool
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,7 +50,7 @@ func (m *metrics) started(start *api.Start) {
 	for _, f := range start.Fallbacks {
 		m.fallbacks.WithLabelValues(knownRung(f.Rung), knownReason(f.Reason)).Inc()
 	}
-	for _, phase := range start.Phases {
+	for _, phase := range slices.Concat(start.Ahead, start.Phases) {
 		if len(phase.Name) <= 32 {
 			m.seconds.WithLabelValues(rung, phase.Name).Observe(time.Duration(phase.Nanoseconds).Seconds())
 		}
@@ -83,13 +84,14 @@ var (
 	sparesDesc  = prometheus.NewDesc("sprout_pool_spares", "Spares of a seed by state: want, ready, making.", []string{"namespace", "seed", "state"}, nil)
 	claimedDesc = prometheus.NewDesc("sprout_pool_claimed_total", "Spares that containers have claimed since sproutd started.", []string{"namespace", "seed"}, nil)
 	failedDesc  = prometheus.NewDesc("sprout_pool_failed_total", "Spares that could not be made since sproutd started.", []string{"namespace", "seed"}, nil)
+	evictedDesc = prometheus.NewDesc("sprout_pool_evicted_total", "Spares that were given back because their memory was needed, since sproutd started.", []string{"namespace", "seed"}, nil)
 	pagesDesc   = prometheus.NewDesc("sprout_pages_bytes", "Seeds in the page store: their memory, and what it takes on disk.", []string{"of"}, nil)
 	seedsDesc   = prometheus.NewDesc("sprout_seeds", "Seeds by phase.", []string{"phase"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *poolCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, pagesDesc, seedsDesc} {
+	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, evictedDesc, pagesDesc, seedsDesc} {
 		out <- d
 	}
 }
@@ -100,7 +102,7 @@ func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 	pools := make([]*api.PoolInfo, 0, len(c.pool.seeds))
 	phases := map[string]int{seedReady: 0, seedBad: 0, seedStale: 0}
 	for _, s := range c.pool.seeds {
-		pools = append(pools, s.poolLocked())
+		pools = append(pools, c.pool.infoLocked(s))
 		phases[s.meta.Info.Phase]++
 	}
 	c.pool.mu.Unlock()
@@ -110,6 +112,7 @@ func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 		}
 		out <- prometheus.MustNewConstMetric(claimedDesc, prometheus.CounterValue, float64(p.ClaimedTotal), p.Namespace, p.Name)
 		out <- prometheus.MustNewConstMetric(failedDesc, prometheus.CounterValue, float64(p.FailedTotal), p.Namespace, p.Name)
+		out <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(p.EvictedTotal), p.Namespace, p.Name)
 	}
 	for phase, n := range phases {
 		out <- prometheus.MustNewConstMetric(seedsDesc, prometheus.GaugeValue, float64(n), phase)

@@ -48,6 +48,8 @@ type Pool struct {
 	wake chan struct{}
 	// starts are those for which spares have been asked.
 	starts calm
+	// memory says when the machine needs what spares hold.
+	memory memoryGuard
 	// recovered is closed when what an earlier sproutd has left is in order.
 	recovered chan struct{}
 
@@ -78,10 +80,12 @@ type seed struct {
 	// meta is replaced as a whole and never changed.
 	meta      *api.SeedMeta
 	retired   bool
-	want      uint32
+	bounds    spareBounds
+	demand    demand
 	making    int
 	ready     []*instance
 	claimed   uint64
+	evicted   uint64
 	failed    uint64
 	failures  int // in a row
 	retryAt   time.Time
@@ -166,6 +170,7 @@ func (p *Pool) open(ctx context.Context) error {
 		p.recover(p.life)
 		close(p.recovered)
 		p.tasks.Go(func() { p.refill(p.life) })
+		p.tasks.Go(func() { p.watchMemory(p.life) })
 		p.keepOrder(p.life)
 	})
 	return nil
@@ -173,7 +178,7 @@ func (p *Pool) open(ctx context.Context) error {
 
 // loadRows fills the maps from the index.
 func (p *Pool) loadRows() error {
-	metas, want, err := p.store.seeds()
+	metas, bounds, err := p.store.seeds()
 	if err != nil {
 		return err
 	}
@@ -188,7 +193,7 @@ func (p *Pool) loadRows() error {
 			m = p.judge(m)
 		}
 		s := p.newSeed(m)
-		s.want = want[id]
+		s.bounds = bounds[id]
 		p.seeds[id] = s
 	}
 	for _, row := range rows {

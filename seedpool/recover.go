@@ -174,7 +174,7 @@ func (p *Pool) readmit(i *instance, row *api.InstanceRow) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.seeds[i.seed]
-	if s == nil || s.meta.Info.Phase != seedReady || len(s.ready) >= int(s.want) {
+	if s == nil || s.meta.Info.Phase != seedReady || len(s.ready) >= p.wantedLocked(s, time.Now()) {
 		return errors.New("it is not wanted")
 	}
 	s.ready = append(s.ready, i)

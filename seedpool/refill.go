@@ -22,6 +22,9 @@ const finishTimeout = 5 * time.Second
 // refill makes spares until ctx ends.
 func (p *Pool) refill(ctx context.Context) {
 	for {
+		if extra := p.surplus(time.Now()); len(extra) > 0 {
+			p.dropLater(extra)
+		}
 		s, pause := p.nextToFill(time.Now())
 		if s != nil {
 			p.tasks.Go(func() { p.fill(ctx, s) })
@@ -54,19 +57,29 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	if making >= p.config.RefillParallel {
 		return nil, 0
 	}
+	if wait := p.memory.wait(now); wait > 0 {
+		return nil, wait
+	}
+	again := func(wait time.Duration) {
+		if pause == 0 || wait < pause {
+			pause = wait
+		}
+	}
 	emptiest := 1.0
 	for _, s := range p.seeds {
 		have := len(s.ready) + s.making
-		if s.meta.Info.Phase != seedReady || have >= int(s.want) {
+		want, fewer := s.demand.spares(s.bounds, now, time.Duration(p.config.Pool.HalfLife))
+		if fewer > 0 {
+			again(fewer)
+		}
+		if s.meta.Info.Phase != seedReady || have >= want {
 			continue
 		}
 		if wait := s.retryAt.Sub(now); wait > 0 {
-			if pause == 0 || wait < pause {
-				pause = wait
-			}
+			again(wait)
 			continue
 		}
-		if share := float64(have) / float64(s.want); share < emptiest {
+		if share := float64(have) / float64(want); share < emptiest {
 			next, emptiest = s, share
 		}
 	}
@@ -92,7 +105,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	keep := false
 	if err == nil {
 		s.failures, s.lastError = 0, ""
-		keep = !s.retired && s.meta.Info.Phase == seedReady && len(s.ready) < int(s.want)
+		keep = !s.retired && s.meta.Info.Phase == seedReady && len(s.ready) < p.wantedLocked(s, time.Now())
 		if keep {
 			err = p.changeLocked(i, phaseReady, nil)
 		}
@@ -164,8 +177,8 @@ func (p *Pool) record(i *instance, made *api.Instance) error {
 }
 
 // setPool says how many spares a seed is to have. What is too many is gone when it returns, what is missing is made later.
-func (p *Pool) setPool(ctx context.Context, s *seed, want uint32) error {
-	extra, err := p.setWant(s, want)
+func (p *Pool) setPool(ctx context.Context, s *seed, b spareBounds) error {
+	extra, err := p.setBounds(s, b)
 	if err != nil {
 		return err
 	}
@@ -178,20 +191,20 @@ func (p *Pool) setPool(ctx context.Context, s *seed, want uint32) error {
 	return err
 }
 
-// setWant changes the pool's row, and gives the spares that are too many.
-func (p *Pool) setWant(s *seed, want uint32) (extra []*instance, err error) {
+// setBounds changes the pool's row, and gives the spares that are too many.
+func (p *Pool) setBounds(s *seed, b spareBounds) (extra []*instance, err error) {
 	p.changes.Lock()
 	defer p.changes.Unlock()
-	if err := p.refusal(s); err != nil && want > 0 {
+	if err := p.refusal(s); err != nil && b.max > 0 {
 		return nil, err
 	}
-	if err := p.store.putPool(s.id, want); err != nil {
+	if err := p.store.putPool(s.id, b); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	retired := s.retired
-	s.want, s.retryAt, s.failures = want, time.Time{}, 0
-	if len(s.ready) > int(want) {
+	s.bounds, s.retryAt, s.failures = b, time.Time{}, 0
+	if want := p.wantedLocked(s, time.Now()); len(s.ready) > want {
 		extra = append(extra, s.ready[want:]...)
 	}
 	p.mu.Unlock()
@@ -200,6 +213,34 @@ func (p *Pool) setWant(s *seed, want uint32) (extra []*instance, err error) {
 	}
 	p.stir()
 	return extra, nil
+}
+
+// wantedLocked is how many spares a seed is to have now. The caller holds mu.
+func (p *Pool) wantedLocked(s *seed, now time.Time) int {
+	want, _ := s.demand.spares(s.bounds, now, time.Duration(p.config.Pool.HalfLife))
+	return want
+}
+
+// surplus are the spares that demand does not ask for any more.
+func (p *Pool) surplus(now time.Time) (extra []*instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.seeds {
+		if want := p.wantedLocked(s, now); len(s.ready) > want {
+			extra = append(extra, s.ready[want:]...)
+		}
+	}
+	return extra
+}
+
+// noteDemand counts a start of a seed, whatever the rung: what was not thawed might have been.
+func (p *Pool) noteDemand(seedID string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.seeds[seedID]; s != nil {
+		s.demand.note(time.Now(), time.Duration(p.config.Pool.HalfLife))
+		p.stir()
+	}
 }
 
 // keeperLost is called when a keeper has ended. Its spares cannot be handed out: nobody holds their streams or would reap them.

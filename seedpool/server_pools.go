@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -17,19 +18,23 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 	if err := s.pool.settled(ctx); err != nil {
 		return nil, err
 	}
-	if r.Spares > math.MaxInt16 {
-		return nil, fail(errdefs.ErrInvalidArgument, "%d spares: want at most %d", r.Spares, math.MaxInt16)
+	bounds := spareBounds{r.Spares, max(r.Spares, r.Max)}
+	if bounds.max > math.MaxInt16 {
+		return nil, fail(errdefs.ErrInvalidArgument, "%d spares: want at most %d", bounds.max, math.MaxInt16)
+	}
+	if r.Max != 0 && r.Max < r.Spares {
+		return nil, fail(errdefs.ErrInvalidArgument, "at least %d spares and at most %d", r.Spares, r.Max)
 	}
 	one, err := s.pool.find(r.Namespace, r.Seed)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.pool.setPool(ctx, one, r.Spares); err != nil {
+	if err := s.pool.setPool(ctx, one, bounds); err != nil {
 		return nil, err
 	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	return one.poolLocked(), nil
+	return s.pool.infoLocked(one), nil
 }
 
 // ListPools implements api.SeedsService: the pool of every seed, also when no spares are wanted.
@@ -46,7 +51,7 @@ func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.
 	list := &api.ListPoolsResponse{}
 	for _, one := range p.seeds {
 		if r.Namespace == "" || one.meta.Info.Namespace == r.Namespace {
-			list.Pools = append(list.Pools, one.poolLocked())
+			list.Pools = append(list.Pools, p.infoLocked(one))
 		}
 	}
 	slices.SortFunc(list.Pools, func(a, b *api.PoolInfo) int {
@@ -55,11 +60,11 @@ func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.
 	return list, nil
 }
 
-// poolLocked is what is told of a seed's pool. The caller holds Pool.mu.
-func (s *seed) poolLocked() *api.PoolInfo {
+// infoLocked is what is told of a seed's pool. The caller holds Pool.mu.
+func (p *Pool) infoLocked(s *seed) *api.PoolInfo {
 	return &api.PoolInfo{
 		Namespace: s.meta.Info.Namespace, Seed: s.id, Name: s.meta.Info.Name,
-		Want: s.want, Ready: uint32(len(s.ready)), Making: uint32(s.making),
-		ClaimedTotal: s.claimed, FailedTotal: s.failed, LastError: s.lastError, KeeperPid: s.keeperPID,
+		Want: uint32(p.wantedLocked(s, time.Now())), Min: s.bounds.min, Max: s.bounds.max, Ready: uint32(len(s.ready)), Making: uint32(s.making),
+		ClaimedTotal: s.claimed, EvictedTotal: s.evicted, FailedTotal: s.failed, LastError: s.lastError, KeeperPid: s.keeperPID,
 	}
 }

@@ -33,7 +33,7 @@ func (p *Pool) removeSeed(ctx context.Context, s *seed) error {
 	err := p.store.deleteSeed(s.id)
 	if err == nil {
 		p.mu.Lock()
-		s.retired, s.want = true, 0
+		s.retired, s.bounds = true, spareBounds{}
 		delete(p.seeds, s.id)
 		p.mu.Unlock()
 	}

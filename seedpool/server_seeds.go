@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,7 +25,7 @@ func (s *service) ListSeeds(_ context.Context, r *api.ListSeedsRequest) (_ *api.
 	list := &api.ListSeedsResponse{}
 	for _, one := range p.seeds {
 		if r.Namespace == "" || one.meta.Info.Namespace == r.Namespace {
-			list.Seeds = append(list.Seeds, one.infoLocked())
+			list.Seeds = append(list.Seeds, s.pool.seedLocked(one))
 		}
 	}
 	slices.SortFunc(list.Seeds, func(a, b *api.SeedInfo) int {
@@ -33,10 +34,10 @@ func (s *service) ListSeeds(_ context.Context, r *api.ListSeedsRequest) (_ *api.
 	return list, nil
 }
 
-// infoLocked is what is told of a seed, with the counts of its pool. The caller holds Pool.mu.
-func (s *seed) infoLocked() *api.SeedInfo {
+// seedLocked is what is told of a seed, with the counts of its pool. The caller holds Pool.mu.
+func (p *Pool) seedLocked(s *seed) *api.SeedInfo {
 	info := proto.CloneOf(s.meta.Info)
-	info.SparesWant, info.SparesReady = s.want, uint32(len(s.ready))
+	info.SparesWant, info.SparesReady = uint32(p.wantedLocked(s, time.Now())), uint32(len(s.ready))
 	return info
 }
 
@@ -53,7 +54,7 @@ func (s *service) InspectSeed(ctx context.Context, r *api.SeedRef) (_ *api.SeedI
 	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	info := one.infoLocked()
+	info := s.pool.seedLocked(one)
 	info.Pages = usage
 	info.Forkable, info.Unforkable = "off", ""
 	if s.pool.config.Fork.Enabled {

@@ -124,18 +124,18 @@ func removeOtherBoots(dir, keep string) error {
 func (s *store) close() error { return errors.Join(s.boot.Close(), s.state.Close()) }
 
 // seeds are all seeds by id, and how many spares each is to have.
-func (s *store) seeds() (seeds map[string]*api.SeedMeta, want map[string]uint32, err error) {
-	seeds, want = make(map[string]*api.SeedMeta), make(map[string]uint32)
+func (s *store) seeds() (seeds map[string]*api.SeedMeta, bounds map[string]spareBounds, err error) {
+	seeds, bounds = make(map[string]*api.SeedMeta), make(map[string]spareBounds)
 	err = s.state.View(func(tx *bolt.Tx) error {
 		if err := each(tx, bucketSeeds, func(id string, m *api.SeedMeta) { seeds[id] = m }); err != nil {
 			return err
 		}
-		return each(tx, bucketPools, func(id string, row *api.PoolRow) { want[id] = row.Want })
+		return each(tx, bucketPools, func(id string, row *api.PoolRow) { bounds[id] = boundsOf(row) })
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("read seeds: %w", err)
 	}
-	return seeds, want, nil
+	return seeds, bounds, nil
 }
 
 // putSeed adds or changes the row of a seed.
@@ -148,15 +148,15 @@ func (s *store) putSeed(m *api.SeedMeta) error {
 }
 
 // replaceSeed makes a new seed count in the same step in which the old one of its name, if there is one, ceases to; the pool goes over.
-func (s *store) replaceSeed(m *api.SeedMeta, old string, want uint32) error {
+func (s *store) replaceSeed(m *api.SeedMeta, old string, b spareBounds) error {
 	err := s.state.Update(func(tx *bolt.Tx) error {
 		if old != "" {
 			if err := drop(tx, old, bucketSeeds, bucketPools); err != nil {
 				return err
 			}
 		}
-		if want > 0 {
-			if err := put(tx, bucketPools, m.Info.Id, &api.PoolRow{Want: want}); err != nil {
+		if b.max > 0 {
+			if err := put(tx, bucketPools, m.Info.Id, b.row()); err != nil {
 				return err
 			}
 		}
@@ -178,12 +178,12 @@ func (s *store) deleteSeed(id string) error {
 }
 
 // putPool says how many spares a seed is to have.
-func (s *store) putPool(seed string, want uint32) error {
+func (s *store) putPool(seed string, b spareBounds) error {
 	err := s.state.Update(func(tx *bolt.Tx) error {
-		if want == 0 {
+		if b.max == 0 {
 			return drop(tx, seed, bucketPools)
 		}
-		return put(tx, bucketPools, seed, &api.PoolRow{Want: want})
+		return put(tx, bucketPools, seed, b.row())
 	})
 	if err != nil {
 		return fmt.Errorf("write pool of seed %s: %w", seed, err)

@@ -14,10 +14,11 @@ import (
 func poolSetCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "set",
-		Usage:     "keep this many spares of a seed frozen and ready",
+		Usage:     "keep this many spares of a seed frozen and ready, and more while many are started",
 		ArgsUsage: "NAME",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "spares", Usage: "how `MANY` (0 drains the pool)", Required: true},
+			&cli.IntFlag{Name: "max", Usage: "up to how `MANY` as demand says; a burst of starts raises it, quiet lowers it again"},
 			&cli.BoolFlag{Name: "wait", Usage: "return when they are ready"},
 			&cli.DurationFlag{Name: "timeout", Usage: "how long --wait waits", Value: 2 * time.Minute},
 			jsonFlag(),
@@ -31,12 +32,16 @@ func poolSetCommand() *cli.Command {
 			if spares < 0 || spares > math.MaxInt16 {
 				return fmt.Errorf("--spares %d is not between 0 and %d", spares, math.MaxInt16)
 			}
+			most := cmd.Int("max")
+			if cmd.IsSet("max") && (most < spares || most > math.MaxInt16) {
+				return fmt.Errorf("--max %d is not between --spares %d and %d", most, spares, math.MaxInt16)
+			}
 			c, err := dial(ctx, cmd)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			pool, err := c.Seeds.SetPool(ctx, &api.SetPoolRequest{Namespace: cmd.String("namespace"), Seed: name, Spares: uint32(spares)})
+			pool, err := c.Seeds.SetPool(ctx, &api.SetPoolRequest{Namespace: cmd.String("namespace"), Seed: name, Spares: uint32(spares), Max: uint32(most)})
 			if err != nil {
 				return fmt.Errorf("set pool: %w", err)
 			}

@@ -1,0 +1,80 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/sproutrun/sprout/integration/stack"
+)
+
+// poolOf is what sprout says of the pool of the only seed.
+func poolOf(t *testing.T, s *stack.Stack) (p struct {
+	Want, Ready, Min, Max int
+	EvictedTotal          int `json:"evicted_total,string"`
+},
+) {
+	t.Helper()
+	out, err := s.Sprout(t.Context(), "pool", "ls", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []any{&p}
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return p
+}
+
+func TestAPoolGrowsWithABurst(t *testing.T) {
+	s := ownStack(t, "python-demo")
+	seed := bakedPython(t, s)
+	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "1", "--max", "3", "--wait"); err != nil {
+		t.Fatal(err)
+	}
+	if p := poolOf(t, s); p.Want != 1 || p.Min != 1 || p.Max != 3 {
+		t.Errorf("before the burst: %+v", p)
+	}
+	for n := range 4 {
+		run(t, s, fmt.Sprint("burst-", n), "python-demo")
+	}
+	eventually(t, func() error {
+		if p := poolOf(t, s); p.Want != 3 || p.Ready != 3 {
+			return fmt.Errorf("after the burst: %+v", p)
+		}
+		return nil
+	})
+	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "2", "--max", "1"); err == nil {
+		t.Error("at most less than at least is accepted")
+	}
+	setPool(t, s, seed, 1) // and no more
+	eventually(t, func() error {
+		if p := poolOf(t, s); p.Want != 1 || p.Ready != 1 {
+			return fmt.Errorf("with a fixed size: %+v", p)
+		}
+		return nil
+	})
+}
+
+func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing.T) {
+	s := configuredStack(t, "[pool]\nmemory = \"8MiB\"\n", "python-demo")
+	seed := bakedPython(t, s)
+	run(t, s, "stays", "python-demo")
+	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "2"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if p := poolOf(t, s); p.EvictedTotal == 0 || p.Ready > 0 {
+			return fmt.Errorf("spares that take more than they may: %+v", p)
+		}
+		return nil
+	})
+	get(t, s, "stays", "/")
+	run(t, s, "starts", "python-demo")
+	get(t, s, "starts", "/")
+	// One that was being made may have come just then.
+	if said := explain(t, s, "starts"); !strings.Contains(said, "rung restore") && !strings.Contains(said, "rung thaw") {
+		t.Error(said)
+	}
+}

@@ -1,0 +1,149 @@
+package seedpool
+
+import (
+	"context"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+const (
+	// lookAtMemory is how often the machine's memory is looked at while there is something to give back.
+	lookAtMemory = 500 * time.Millisecond
+	// stalledTooLong is the part of the time for which some task may wait for memory.
+	stalledTooLong = 0.1
+	// nearLimit is the part of a limit from which on spares are given back.
+	nearLimit = 0.9
+	// restAfterPressure is how long nothing is made after memory was short: what was given back would be gone again.
+	restAfterPressure = 10 * time.Second
+)
+
+// memoryState is what is known of the machine's memory, in bytes.
+type memoryState struct {
+	available uint64
+	// stall is for how long tasks have waited for memory since the boot.
+	stall time.Duration
+	// used is what spares take, limit what they may; 0: no limit.
+	used, limit uint64
+}
+
+// memoryGuard says from one look at the memory to the next whether it is short. The zero value has not looked yet.
+type memoryGuard struct {
+	mu    sync.Mutex
+	last  memoryState // +checklocks:mu
+	at    time.Time   // +checklocks:mu: of the last look; zero: none
+	until time.Time   // +checklocks:mu: until when nothing is made
+}
+
+// look judges the memory as it is now. The reason why it is short is for people; empty: it is not.
+func (g *memoryGuard) look(now time.Time, m memoryState, policy Policy) (short string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	stalled := 0.0
+	if since := now.Sub(g.at); !g.at.IsZero() && since > 0 {
+		stalled = float64(m.stall-g.last.stall) / float64(since)
+	}
+	g.last, g.at = m, now
+	limit := m.limit
+	if bound := uint64(policy.Memory); bound != 0 && (limit == 0 || bound < limit) {
+		limit = bound
+	}
+	switch {
+	case m.available < uint64(policy.KeepFree):
+		short = "too little memory is available"
+	case stalled > stalledTooLong:
+		short = "tasks wait for memory"
+	case limit != 0 && float64(m.used) > float64(limit)*nearLimit:
+		short = "spares are near their limit"
+	default:
+		return ""
+	}
+	g.until = now.Add(restAfterPressure)
+	return short
+}
+
+// wait is how long nothing must be made; 0: there is memory for it.
+func (g *memoryGuard) wait(now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return max(0, g.until.Sub(now))
+}
+
+// watchMemory gives spares back while memory is short, until ctx ends. Containers that run are never touched.
+func (p *Pool) watchMemory(ctx context.Context) {
+	again := time.NewTicker(lookAtMemory)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-again.C:
+			if !p.wantsAny(now) {
+				continue
+			}
+			m, err := p.memoryState()
+			if err != nil {
+				log.G(ctx).WithError(err).Warn("look at memory")
+				continue
+			}
+			if short := p.memory.look(now, m, p.config.Pool); short != "" {
+				p.evict(ctx, short, m)
+			}
+		}
+	}
+}
+
+// wantsAny says whether there are spares, or will be.
+func (p *Pool) wantsAny(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.seeds {
+		if len(s.ready) > 0 || p.wantedLocked(s, now) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Pool) memoryState() (m memoryState, err error) {
+	if m.available, err = linux.AvailableMemory(); err != nil {
+		return m, err
+	}
+	if m.stall, err = linux.MemoryStall(); err != nil {
+		return m, err
+	}
+	m.used, m.limit, err = p.spares().Memory()
+	return m, err
+}
+
+// spares is the cgroup of all spares.
+func (p *Pool) spares() linux.Cgroup {
+	return linux.Cgroup{Path: path.Join(p.config.CgroupRoot, "spares")}
+}
+
+// evict drops one spare in four, at least one, of the seed that has most of them.
+func (p *Pool) evict(ctx context.Context, short string, m memoryState) {
+	p.mu.Lock()
+	var most *seed
+	for _, s := range p.seeds {
+		if most == nil || len(s.ready) > len(most.ready) {
+			most = s
+		}
+	}
+	if most == nil || len(most.ready) == 0 {
+		p.mu.Unlock()
+		return
+	}
+	n := (len(most.ready) + 3) / 4
+	extra := append([]*instance(nil), most.ready[:n]...)
+	most.evicted += uint64(n)
+	p.mu.Unlock()
+	log.G(ctx).WithFields(log.Fields{
+		"seed": most.id, "spares": n, "reason": short, "available": Size(m.available).String(), "used": Size(m.used).String(), "limit": Size(m.limit).String(),
+	}).Warn("give spares back")
+	p.dropLater(extra)
+}
