@@ -24,7 +24,7 @@ func ReplaceFiles(pid int, dir string, files []File) error {
 	return nil
 }
 
-// ErrNotTmpfs: a directory is not the root of a tmpfs.
+// ErrNotTmpfs says that a directory is not the root of a tmpfs.
 var ErrNotTmpfs = errors.New("not the root of a tmpfs")
 
 func replaceFiles(pid int, dir string, files []File) error {
