@@ -56,9 +56,11 @@ clean: ## remove _out, and whatever a killed test left mounted there
 	rm -rf --one-file-system $(OUT)
 
 .PHONY: install
-install: ## install binaries, systemd unit and a directory for the configuration
+install: ## install binaries, reseeding aids, systemd unit and a directory for the configuration
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(OUT)/bin/,containerd-shim-sprout-v2 sprout-shim sproutd sprout)
 	install -d $(DESTDIR)/etc/sprout $(DESTDIR)/etc/systemd/system
+	install -d $(DESTDIR)$(PREFIX)/share/sprout
+	cp -r contrib/reseed $(DESTDIR)$(PREFIX)/share/sprout/
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/systemd/sproutd.service > $(DESTDIR)/etc/systemd/system/sproutd.service
 
 # Parts of the above. Debian packages come first and alone: the others need them, and dpkg allows one at a time.

@@ -157,6 +157,14 @@ func TestCorruptedImageFallsBackAndMarksTheSeedBad(t *testing.T) {
 			if _, err := s.Sprout(t.Context(), "seed", "verify", "python"); err == nil {
 				t.Error("verify finds nothing wrong")
 			}
+			for _, dry := range [][]string{{"--dry-run"}, nil} {
+				if list, err = s.Sprout(t.Context(), append([]string{"seed", "gc"}, dry...)...); err != nil || !strings.Contains(list, "python: bad") {
+					t.Errorf("gc %v: %v\n%s", dry, err, list)
+				}
+			}
+			if list, err = s.Sprout(t.Context(), "seed", "ls"); err != nil || strings.Contains(list, "python") {
+				t.Errorf("after gc: %v\n%s", err, list)
+			}
 		})
 	}
 }

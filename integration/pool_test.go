@@ -1,10 +1,13 @@
 package integration
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sproutrun/sprout/integration/stack"
 )
@@ -48,6 +51,17 @@ func TestAPoolGrowsWithABurst(t *testing.T) {
 	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "2", "--max", "1"); err == nil {
 		t.Error("at most less than at least is accepted")
 	}
+	for _, names := range [][]string{{seed}, {"--all"}} {
+		if _, err := s.Sprout(t.Context(), append([]string{"pool", "drain"}, names...)...); err != nil {
+			t.Error(err)
+		}
+		if p := poolOf(t, s); p.Max != 0 || p.Ready != 0 {
+			t.Errorf("drained: %+v", p)
+		}
+	}
+	if _, err := s.Sprout(t.Context(), "pool", "drain"); err == nil {
+		t.Error("no pool at all is drained")
+	}
 	setPool(t, s, seed, 1) // and no more
 	eventually(t, func() error {
 		if p := poolOf(t, s); p.Want != 1 || p.Ready != 1 {
@@ -76,5 +90,47 @@ func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing
 	// One that was being made may have come just then.
 	if said := explain(t, s, "starts"); !strings.Contains(said, "rung restore") && !strings.Contains(said, "rung thaw") {
 		t.Error(said)
+	}
+}
+
+func TestEventsFollowAStart(t *testing.T) {
+	s := ownStack(t, "python-demo")
+	seed := bakedPython(t, s)
+	setPool(t, s, seed, 1)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	follow := s.Command(ctx, "sprout", "events", "--json")
+	out, err := follow.StdoutPipe()
+	if err == nil {
+		err = follow.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		stop()
+		_ = follow.Wait() // it was killed
+	}()
+	var kinds []string
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var event struct{ Kind, Seed, Container, Rung string }
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
+			t.Fatalf("%s: %v", lines.Text(), err)
+		}
+		if event.Kind == "following" {
+			run(t, s, "followed", "python-demo")
+		}
+		if event.Container != "followed" {
+			continue
+		}
+		kinds = append(kinds, event.Kind)
+		if event.Kind == "started" {
+			if event.Rung != "thaw" || event.Seed != seed {
+				t.Errorf("started: %+v", event)
+			}
+			break
+		}
+	}
+	if len(kinds) < 2 || kinds[0] != "claimed" {
+		t.Errorf("of one start there were events %v", kinds)
 	}
 }

@@ -49,6 +49,7 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 		return nil, errors.Join(err, p.undoBake(ctx, o.request.Namespace, id))
 	}
 	info := s.meta.Info
+	p.events.tell(&api.Event{Kind: EventSeedBaked, Namespace: info.Namespace, Seed: info.Name})
 	log.G(ctx).WithFields(log.Fields{"ns": info.Namespace, "seed": info.Name, "id": id, "ms": time.Since(began).Milliseconds()}).Info("baked seed")
 	return info, nil
 }

@@ -75,7 +75,7 @@
 //	    seed.load           held while files are checked and the keeper is started
 //	      Pool.changes      held over a change of a seed's or pool's row
 //	        Pool.mu         all maps and rows in memory; held over writes of boot's database, which wait for nothing
-//	          keepers.mu, calm.mu, memoryGuard.mu    leaves
+//	          keepers.mu, calm.mu, memoryGuard.mu, events.mu    leaves
 //
 // Rows in memory (seed.meta, instance.row) are replaced, never changed: they may be read after Pool.mu was released.
 //

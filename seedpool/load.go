@@ -98,6 +98,7 @@ func (p *Pool) markBad(ctx context.Context, s *seed, why string) error {
 	spares := append([]*instance(nil), s.ready...)
 	counts := p.seeds[s.id] == s
 	p.mu.Unlock()
+	p.events.tell(&api.Event{Kind: EventSeedBad, Namespace: m.Info.Namespace, Seed: m.Info.Name, Detail: why})
 	log.G(ctx).WithFields(log.Fields{"ns": m.Info.Namespace, "seed": m.Info.Name, "id": s.id, "reason": why}).Error("seed is bad")
 	p.dropLater(spares)
 	if !counts { // it is being baked, or was removed this moment

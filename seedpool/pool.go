@@ -33,6 +33,7 @@ type Pool struct {
 	store   *store
 	keepers *keepers
 	metrics *metrics
+	events  events
 	// host is what seeds baked here depend on besides their container; nil: CRIU does not run, and every seed is stale.
 	host map[string]string
 	// point is called at the points at which a crash is tested.

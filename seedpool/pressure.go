@@ -2,12 +2,14 @@ package seedpool
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"sync"
 	"time"
 
 	"github.com/containerd/log"
 
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
@@ -141,6 +143,7 @@ func (p *Pool) evict(ctx context.Context, short string, m memoryState) {
 	n := (len(most.ready) + 3) / 4
 	extra := append([]*instance(nil), most.ready[:n]...)
 	most.evicted += uint64(n)
+	p.events.tell(&api.Event{Kind: EventEvicting, Namespace: most.namespace, Seed: most.meta.Info.Name, Detail: fmt.Sprintf("%d spares: %s", n, short)})
 	p.mu.Unlock()
 	log.G(ctx).WithFields(log.Fields{
 		"seed": most.id, "spares": n, "reason": short, "available": Size(m.available).String(), "used": Size(m.used).String(), "limit": Size(m.limit).String(),

@@ -122,6 +122,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	failures := s.failures
 	p.mu.Unlock()
 	if err != nil {
+		p.events.tell(&api.Event{Kind: EventSpareFailed, Namespace: s.namespace, Seed: s.meta.Info.Name, Detail: err.Error()})
 		log.G(ctx).WithError(err).WithFields(log.Fields{"seed": s.id, "failures": failures}).Warn("make spare")
 	}
 	if i != nil && (err != nil || !keep) {
@@ -254,6 +255,7 @@ func (p *Pool) keeperLost(seedID string) {
 	if s != nil {
 		spares = append(spares, s.ready...)
 		s.keeperPID, s.fork = 0, forkState{}
+		p.events.tell(&api.Event{Kind: EventKeeperEnded, Namespace: s.namespace, Seed: s.meta.Info.Name})
 	}
 	p.mu.Unlock()
 	if err := p.sweepTemplate(p.life, seedID); err != nil {

@@ -28,6 +28,7 @@ func (p *Pool) changeLocked(i *instance, to phase, edit func(*api.InstanceRow)) 
 		return err
 	}
 	i.row = row
+	p.tellMove(i)
 	if s := p.seeds[i.seed]; s != nil && to != phaseReady {
 		s.ready = slices.DeleteFunc(s.ready, func(other *instance) bool { return other == i })
 	}

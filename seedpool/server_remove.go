@@ -67,6 +67,7 @@ func (p *Pool) retire(ctx context.Context, s *seed) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove what seed %s had: %w", s.id, err)
 	}
+	p.events.tell(&api.Event{Kind: EventSeedRemoved, Namespace: s.meta.Info.Namespace, Seed: s.meta.Info.Name})
 	log.G(ctx).WithFields(log.Fields{"ns": s.meta.Info.Namespace, "seed": s.meta.Info.Name, "id": s.id}).Info("removed seed")
 	return nil
 }

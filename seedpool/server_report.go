@@ -21,6 +21,7 @@ func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty,
 	p := s.pool
 	p.metrics.started(start)
 	p.noteDemand(start.Seed)
+	p.tellStart(start)
 	if Rung(start.Rung) == RungCold {
 		p.tasks.Go(func() {
 			unlock, err := p.lockContainer(p.life, start.Namespace, start.Id)

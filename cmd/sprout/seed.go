@@ -12,7 +12,7 @@ func seedCommand() *cli.Command {
 	return &cli.Command{
 		Name:     "seed",
 		Usage:    "bake, list and check seeds",
-		Commands: []*cli.Command{seedBakeCommand(), seedListCommand(), seedInspectCommand(), seedVerifyCommand(), seedRemoveCommand()},
+		Commands: []*cli.Command{seedBakeCommand(), seedListCommand(), seedInspectCommand(), seedVerifyCommand(), seedRemoveCommand(), seedGCCommand()},
 	}
 }
 

@@ -2879,6 +2879,166 @@ func (x *ListStartsResponse) GetStarts() []*Start {
 	return nil
 }
 
+type EventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all namespaces.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_sprout_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *EventsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+// Event is one thing that the pool has done or learned.
+type Event struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	AtUnixNanoseconds int64                  `protobuf:"varint,1,opt,name=at_unix_nanoseconds,json=atUnixNanoseconds,proto3" json:"at_unix_nanoseconds,omitempty"`
+	// A kind of the seedpool package: spare-ready, started, seed-baked, ...
+	Kind      string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The seed's name, or its id when it was removed.
+	Seed string `protobuf:"bytes,4,opt,name=seed,proto3" json:"seed,omitempty"`
+	// The instance it is about, and the container that has it.
+	Instance  string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	Container string `protobuf:"bytes,6,opt,name=container,proto3" json:"container,omitempty"`
+	// Of a start.
+	Rung string `protobuf:"bytes,7,opt,name=rung,proto3" json:"rung,omitempty"`
+	// Why, for people.
+	Detail string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How many events before this one were lost: the caller did not keep up.
+	Lost          uint64 `protobuf:"varint,9,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_sprout_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Event) GetAtUnixNanoseconds() int64 {
+	if x != nil {
+		return x.AtUnixNanoseconds
+	}
+	return 0
+}
+
+func (x *Event) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Event) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Event) GetSeed() string {
+	if x != nil {
+		return x.Seed
+	}
+	return ""
+}
+
+func (x *Event) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Event) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *Event) GetRung() string {
+	if x != nil {
+		return x.Rung
+	}
+	return ""
+}
+
+func (x *Event) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Event) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all namespaces.
@@ -2889,7 +3049,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3061,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3074,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -2933,7 +3093,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3105,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3118,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -2993,7 +3153,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3165,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3178,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -3095,7 +3255,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3267,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3280,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3153,7 +3313,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3325,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3338,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -3216,7 +3376,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3388,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3401,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -3333,7 +3493,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3505,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3518,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{43}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -3387,7 +3547,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3399,7 +3559,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3412,7 +3572,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{44}
+	return file_sprout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -3447,7 +3607,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3619,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3632,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{45}
+	return file_sprout_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3744,7 +3904,19 @@ const file_sprout_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\">\n" +
 	"\x12ListStartsResponse\x12(\n" +
-	"\x06starts\x18\x01 \x03(\v2\x10.sprout.v1.StartR\x06starts\",\n" +
+	"\x06starts\x18\x01 \x03(\v2\x10.sprout.v1.StartR\x06starts\"-\n" +
+	"\rEventsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"\xf7\x01\n" +
+	"\x05Event\x12.\n" +
+	"\x13at_unix_nanoseconds\x18\x01 \x01(\x03R\x11atUnixNanoseconds\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04seed\x18\x04 \x01(\tR\x04seed\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x12\x1c\n" +
+	"\tcontainer\x18\x06 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04rung\x18\a \x01(\tR\x04rung\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\x12\x12\n" +
+	"\x04lost\x18\t \x01(\x04R\x04lost\",\n" +
 	"\fUsageRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"9\n" +
 	"\rUsageResponse\x12(\n" +
@@ -3796,7 +3968,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\aRestore\x12\x19.sprout.v1.RestoreRequest\x1a\x1a.sprout.v1.RestoreResponse\x122\n" +
 	"\x05Bound\x12\x17.sprout.v1.BoundRequest\x1a\x10.sprout.v1.Empty\x126\n" +
 	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x124\n" +
-	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\xf7\x04\n" +
+	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\xaf\x05\n" +
 	"\x05Seeds\x126\n" +
 	"\x04Bake\x12\x16.sprout.v1.BakeRequest\x1a\x14.sprout.v1.BakeEvent0\x01\x12F\n" +
 	"\tListSeeds\x12\x1b.sprout.v1.ListSeedsRequest\x1a\x1c.sprout.v1.ListSeedsResponse\x126\n" +
@@ -3809,7 +3981,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\tListPools\x12\x1b.sprout.v1.ListPoolsRequest\x1a\x1c.sprout.v1.ListPoolsResponse\x12I\n" +
 	"\n" +
 	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x12:\n" +
-	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x127\n" +
+	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x126\n" +
+	"\x06Events\x12\x18.sprout.v1.EventsRequest\x1a\x10.sprout.v1.Event0\x01\x127\n" +
 	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\x9a\x02\n" +
 	"\x06Keeper\x127\n" +
 	"\x04Make\x12\x16.sprout.v1.MakeRequest\x1a\x17.sprout.v1.MakeResponse\x122\n" +
@@ -3830,7 +4003,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -3869,23 +4042,25 @@ var file_sprout_proto_goTypes = []any{
 	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
 	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
 	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
-	(*UsageRequest)(nil),          // 37: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 38: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 39: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 40: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 41: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 42: sprout.v1.MakeRequest
-	(*TemplatePlace)(nil),         // 43: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 44: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 45: sprout.v1.ListInstancesResponse
-	nil,                           // 46: sprout.v1.Key.PartsEntry
-	nil,                           // 47: sprout.v1.Key.EnvEntry
-	nil,                           // 48: sprout.v1.Key.MountsEntry
+	(*EventsRequest)(nil),         // 37: sprout.v1.EventsRequest
+	(*Event)(nil),                 // 38: sprout.v1.Event
+	(*UsageRequest)(nil),          // 39: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 40: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 41: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 42: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 43: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 44: sprout.v1.MakeRequest
+	(*TemplatePlace)(nil),         // 45: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 46: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 47: sprout.v1.ListInstancesResponse
+	nil,                           // 48: sprout.v1.Key.PartsEntry
+	nil,                           // 49: sprout.v1.Key.EnvEntry
+	nil,                           // 50: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	46, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	47, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	48, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	48, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	49, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	50, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -3912,8 +4087,8 @@ var file_sprout_proto_depIdxs = []int32{
 	18, // 26: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
 	32, // 27: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
 	15, // 28: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	39, // 29: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	43, // 30: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	41, // 29: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	45, // 30: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
 	6,  // 31: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
 	13, // 32: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
 	14, // 33: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
@@ -3933,37 +4108,39 @@ var file_sprout_proto_depIdxs = []int32{
 	31, // 47: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
 	33, // 48: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
 	35, // 49: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	37, // 50: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	0,  // 51: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	42, // 52: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	41, // 53: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	41, // 54: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 55: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 56: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 57: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 58: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 59: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 60: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 61: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 62: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 63: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	27, // 64: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	29, // 65: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	18, // 66: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	30, // 67: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 68: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	32, // 69: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	34, // 70: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	36, // 71: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	38, // 72: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	40, // 73: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	44, // 74: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 75: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 76: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	45, // 77: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 78: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	57, // [57:79] is the sub-list for method output_type
-	35, // [35:57] is the sub-list for method input_type
+	39, // 50: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	37, // 51: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 52: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	44, // 53: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	43, // 54: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	43, // 55: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 56: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 57: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 58: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 59: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 60: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 61: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 62: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 63: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	0,  // 64: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	27, // 65: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	29, // 66: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	18, // 67: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	30, // 68: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 69: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	32, // 70: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	34, // 71: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	36, // 72: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	40, // 73: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	38, // 74: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	42, // 75: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	46, // 76: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 77: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	0,  // 78: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	47, // 79: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 80: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	58, // [58:81] is the sub-list for method output_type
+	35, // [35:58] is the sub-list for method input_type
 	35, // [35:35] is the sub-list for extension type_name
 	35, // [35:35] is the sub-list for extension extendee
 	0,  // [0:35] is the sub-list for field type_name
@@ -3980,7 +4157,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

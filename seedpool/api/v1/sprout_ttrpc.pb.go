@@ -149,6 +149,7 @@ type SeedsService interface {
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
+	Events(context.Context, *EventsRequest, Seeds_EventsServer) error
 	Version(context.Context, *Empty) (*VersionResponse, error)
 }
 
@@ -162,6 +163,19 @@ type seedsBakeServer struct {
 }
 
 func (x *seedsBakeServer) Send(m *BakeEvent) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+type Seeds_EventsServer interface {
+	Send(*Event) error
+	ttrpc.StreamServer
+}
+
+type seedsEventsServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *seedsEventsServer) Send(m *Event) error {
 	return x.StreamServer.SendMsg(m)
 }
 
@@ -244,6 +258,17 @@ func RegisterSeedsService(srv *ttrpc.Server, svc SeedsService) {
 				StreamingClient: false,
 				StreamingServer: true,
 			},
+			"Events": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(EventsRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.Events(ctx, m, &seedsEventsServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
 		},
 	})
 }
@@ -258,6 +283,7 @@ type SeedsClient interface {
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
+	Events(context.Context, *EventsRequest) (Seeds_EventsClient, error)
 	Version(context.Context, *Empty) (*VersionResponse, error)
 }
 
@@ -362,6 +388,35 @@ func (c *seedsClient) Usage(ctx context.Context, req *UsageRequest) (*UsageRespo
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *seedsClient) Events(ctx context.Context, req *EventsRequest) (Seeds_EventsClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "sprout.v1.Seeds", "Events", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &seedsEventsClient{stream}
+	return x, nil
+}
+
+type Seeds_EventsClient interface {
+	Recv() (*Event, error)
+	ttrpc.ClientStream
+}
+
+type seedsEventsClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *seedsEventsClient) Recv() (*Event, error) {
+	m := new(Event)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (c *seedsClient) Version(ctx context.Context, req *Empty) (*VersionResponse, error) {
