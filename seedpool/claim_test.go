@@ -21,12 +21,9 @@ func TestASpareIsClaimedOnceHoweverManyAsk(t *testing.T) {
 	p := b.recovered()
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 3)
-	if err := p.store.putPool(s.id, spareBounds{}); err != nil { // no more are made while it is counted
-		t.Fatal(err)
-	}
-	p.mu.Lock()
-	s.bounds = spareBounds{}
-	p.mu.Unlock()
+	p.memory.mu.Lock()
+	p.memory.until = time.Now().Add(time.Hour) // no more are made while it is counted
+	p.memory.mu.Unlock()
 	const callers = 8
 	var wg sync.WaitGroup
 	got, errs := make([]*api.Instance, callers), make([]error, callers)

@@ -116,6 +116,9 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 		}
 	}()
 	err = t.control.Send(packet, t.files(gate, f)...)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		err = fmt.Errorf("%w: %w", ErrZygoteGone, err)
+	}
 	if err := errors.Join(err, gate.Close()); err != nil {
 		return nil, fmt.Errorf("send request: %w", err)
 	}

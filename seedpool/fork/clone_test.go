@@ -462,3 +462,23 @@ while True: signal.pause()
 		}
 	}
 }
+
+func TestATemplateWhoseZygoteHasEndedSaysSo(t *testing.T) {
+	template := makeTemplate(t, startWitness(t))
+	pidfd, err := linux.OpenPidfd(zygotePID(t, template))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pidfd.Close()
+	if err := pidfd.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := pidfd.Wait(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := template.Clone(timeout(t), Sandbox{}, Files{}); !errors.Is(err, ErrZygoteGone) {
+			t.Errorf("clone of it: %v", err)
+		}
+	}
+}
