@@ -99,7 +99,7 @@ func TestKillingAnyProcessLeaksNothingAndStartsGoOn(t *testing.T) {
 	// One start before the census: containerd, runc and sprout each keep a directory for a namespace that they have seen.
 	cycle(t, s, seed, "thaw", 2, nil, 0)
 	setPool(t, s, seed, 2)
-	before := count(t, s)
+	before := rested(t, s)
 	for _, victim := range victims {
 		t.Run(victim.name, func(t *testing.T) {
 			stop, done := make(chan struct{}), make(chan int)

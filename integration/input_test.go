@@ -48,7 +48,7 @@ func TestBakeThatFailsSaysWhatItSawAndLeavesNothing(t *testing.T) {
 	if out, err := s.Sprout(t.Context(), "seed", "bake", "--name", "fails", "--image", stack.Ref("tiny-demo"), "--ready", "tcp://:1", "--", "false"); err == nil {
 		t.Fatalf("baked: %s", out)
 	}
-	before := count(t, s)
+	before := rested(t, s)
 	for name, c := range map[string]struct {
 		args []string
 		says []string

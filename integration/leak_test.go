@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,6 +86,19 @@ func cgroups(t *testing.T, name string) int {
 	return n
 }
 
+// rested takes the census when nothing is being made behind the last start: it has been the same for a second.
+func rested(t *testing.T, s *stack.Stack) census {
+	t.Helper()
+	last, since := count(t, s), time.Now()
+	for deadline := since.Add(30 * time.Second); time.Since(since) < time.Second && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
+		if now := count(t, s); !maps.Equal(now, last) {
+			last, since = now, time.Now()
+		}
+	}
+	return last
+}
+
 // entries counts what lies below a directory; an instance's directory counts once, with whatever CRIU has logged in it. A hidden directory does not count: containerd
 // gives a bundle that it removes such a name, and when it is killed then, nobody ever looks at it again.
 func entries(root string) int {
@@ -150,7 +164,7 @@ func TestCyclesLeaveNothingBehind(t *testing.T) {
 			setPool(t, s, seed, rung.spares)
 			cycle(t, s, seed, rung.name, rung.spares, rung.args, 0)
 			setPool(t, s, seed, rung.spares) // the spare that this start took is not missing from the census
-			before := count(t, s)
+			before := rested(t, s)
 			for i := 1; i <= cycles; i++ {
 				cycle(t, s, seed, rung.name, rung.spares, rung.args, i)
 			}

@@ -71,7 +71,7 @@ func Cleanup(ctx context.Context, w io.Writer, namespace, id, bundle string) err
 	return nil
 }
 
-// removeCutOff removes the cgroup of a container whose shim was killed while it woke it. It was frozen from the start; of a cgroup that is not, only what is
+// removeCutOff removes the cgroup of a container whose shim was killed while it woke it. It is told to freeze from the start; of a cgroup that is not, only what is
 // empty is removed: a cold container may share one that its user has named, and runc has removed its own.
 func removeCutOff(ctx context.Context, bundle, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
@@ -84,7 +84,7 @@ func removeCutOff(ctx context.Context, bundle, id string) error {
 		return err
 	}
 	cgroup := linux.Cgroup{Path: b.cgroup}
-	frozen, err := cgroup.Frozen()
+	frozen, err := cgroup.IsToFreeze()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -98,6 +99,38 @@ func (w *wreck) sleeper() {
 	}()
 }
 
+// hold has v1's freezer, if there is one, hold the sleeper, as while it is moved: in v2 it is told to freeze, and has not.
+func (w *wreck) hold() {
+	w.t.Helper()
+	roots, err := linux.Hierarchies()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, root := range roots {
+		state := filepath.Join(root, w.cgroup.Path, "freezer.state")
+		if _, err := os.Stat(state); err != nil {
+			continue
+		}
+		if err := w.cgroup.Thaw(); err != nil {
+			w.t.Fatal(err)
+		}
+		w.write(state, []byte("FROZEN"))
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			if data, err := os.ReadFile(state); err != nil || time.Now().After(deadline) {
+				w.t.Fatalf("it is %s: %v", data, err)
+			} else if strings.TrimSpace(string(data)) == "FROZEN" {
+				break
+			}
+		}
+		if err := w.cgroup.SetFrozen(true); err != nil {
+			w.t.Fatal(err)
+		}
+		if frozen, err := w.cgroup.Frozen(); err != nil || frozen {
+			w.t.Errorf("frozen in v2 while v1 holds it: %v, %v", frozen, err)
+		}
+	}
+}
+
 // clean writes the instance's file, if it has one, and cleans up.
 func (w *wreck) clean(instance bool) *taskAPI.DeleteResponse {
 	w.t.Helper()
@@ -164,10 +197,13 @@ func TestContainerThatCleanupEndsIsTold137(t *testing.T) {
 }
 
 func TestContainerThatWasBeingWokenIsRemovedAndASharedCgroupIsNot(t *testing.T) {
-	for name, cutOff := range map[string]bool{"cut off": true, "shared": false} {
+	for name, cutOff := range map[string]bool{"cut off": true, "cut off while it was moved": true, "shared": false} {
 		t.Run(name, func(t *testing.T) {
 			w := newWreck(t)
 			w.sleeper()
+			if strings.HasSuffix(name, "moved") {
+				w.hold()
+			}
 			w.write(filepath.Join(w.bundle, "config.json"), []byte(`{"ociVersion":"1.2.0","process":{"args":["x"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"cgroupsPath":"`+w.cgroup.Path+`"}}`))
 			if !cutOff {
 				if err := w.cgroup.Thaw(); err != nil {

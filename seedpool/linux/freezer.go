@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,19 @@ func (c Cgroup) SetFrozen(frozen bool) error {
 		return fmt.Errorf("write freezer of cgroup %s: %w", c.Path, err)
 	}
 	return nil
+}
+
+// IsToFreeze says whether the tasks of the cgroup are told to stop, whether they have or not: one that v1's freezer holds hears of it later.
+func (c Cgroup) IsToFreeze() (bool, error) {
+	file, err := c.unified("cgroup.freeze")
+	if err != nil {
+		return false, err
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return false, fmt.Errorf("read freezer of cgroup %s: %w", c.Path, err)
+	}
+	return strings.TrimSpace(string(data)) == "1", nil
 }
 
 // Frozen says whether all tasks of the cgroup have stopped; an empty cgroup that was told to freeze is frozen.

@@ -15,10 +15,11 @@ import (
 //
 // On a hybrid host v1's freezer holds them as well while they are moved. The kernel wakes a thread that is frozen in v2 at every move in any hierarchy, to have it look
 // whether it is to stay so (cgroup_freezer_migrate_task): four hundred wakes for a JVM's forty threads in ten hierarchies. A thread that v1 has frozen sleeps through it, and
-// the last move lets it go. In between it does not obey a kill, see Kill.
+// the last move lets it go. In between it does not obey a kill, see Kill. The v2 hierarchy is the first: a move that is cut leaves nothing elsewhere that is not there, too.
 func (c Cgroup) MoveFrozen(pids []int, to []string) (err error) {
 	root, err := c.legacyFreezer()
-	if err != nil {
+	unified, rootErr := UnifiedRoot()
+	if err := errors.Join(err, rootErr); err != nil {
 		return fmt.Errorf("move processes of cgroup %s: %w", c.Path, err)
 	}
 	if root == "" {
@@ -29,7 +30,9 @@ func (c Cgroup) MoveFrozen(pids []int, to []string) (err error) {
 		return fmt.Errorf("move processes of cgroup %s: %w", c.Path, err)
 	}
 	defer func() { err = errors.Join(err, writeControl(state, "THAWED")) }()
-	slices.SortFunc(to, func(a, b string) int { return rankIn(root, a) - rankIn(root, b) })
+	slices.SortFunc(to, func(a, b string) int {
+		return rankIn(root, a) - rankIn(root, b) + rankIn(unified, b) - rankIn(unified, a)
+	})
 	return moveAll(pids, to)
 }
 
