@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,18 +53,29 @@ func launch(t *testing.T, s *stack.Stack, id, image string) *launched {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.launcher("start")
+	// As containerd does: nothing is reserved for a shim to which nobody connects.
+	var said struct{ Address string }
+	if err := json.Unmarshal(l.launcher("start"), &said); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", strings.TrimPrefix(said.Address, "unix://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
 	return l
 }
 
-// launcher runs one verb of the launcher in the bundle.
-func (l *launched) launcher(verb string) {
+// launcher runs one verb of the launcher in the bundle, and returns what it prints.
+func (l *launched) launcher(verb string) []byte {
 	l.Helper()
 	cmd := l.s.Command(l.Context(), "containerd-shim-sprout-v2", "-namespace", l.s.Namespace, "-id", l.id, "-address", l.s.Address(), "-bundle", l.bundle, verb)
 	cmd.Dir = l.bundle
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.Output()
+	if err != nil {
 		l.Fatalf("launcher %s: %v: %s", verb, err, out)
 	}
+	return out
 }
 
 // reserved waits until a spare is in the container's cgroup.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
@@ -64,7 +65,10 @@ type ahead struct {
 	// client is the connection that the shim has made when it was idle, for whoever is the first to need one; nil: none.
 	client atomic.Pointer[seedpool.Client]
 	done   chan struct{}
-	read   *bundle // nil: it could not be read; once done is closed
+	// connected is closed when containerd has connected, dropped when nobody will ask.
+	connected, dropped chan struct{}
+	connect, forgo     func()
+	read               *bundle // nil: it could not be read; once done is closed
 	// reserved gets the instance that was taken or made, or nil, and is then closed: one CreateTask has it.
 	reserved chan *reservation
 }
@@ -72,6 +76,8 @@ type ahead struct {
 // lookAhead begins to read the bundle of the container that a shim was given, and to take or make an instance for it, if it is foreseen how.
 func lookAhead(p seedpool.IdleParams, paths seedpool.Paths, client *seedpool.Client) *ahead {
 	a := &ahead{dir: p.Bundle, id: p.ID, foreseen: p.Foreseen, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
+	a.connected, a.dropped = make(chan struct{}), make(chan struct{})
+	a.connect, a.forgo = sync.OnceFunc(func() { close(a.connected) }), sync.OnceFunc(func() { close(a.dropped) })
 	a.client.Store(client)
 	go func() {
 		defer close(a.reserved)
@@ -88,6 +94,7 @@ func (a *ahead) drop() error {
 	if a == nil {
 		return nil
 	}
+	a.forgo()
 	a.reservation(a.id).drop(context.Background())
 	if client := a.client.Swap(nil); client != nil {
 		return client.Close()

@@ -59,3 +59,18 @@ func inherited(socket *os.File) (*net.UnixListener, error) {
 	}
 	return ul, nil
 }
+
+// doorbell is a listener that says when somebody has come.
+type doorbell struct {
+	net.Listener
+	ring func()
+}
+
+// Accept implements net.Listener.
+func (d *doorbell) Accept() (net.Conn, error) {
+	conn, err := d.Listener.Accept()
+	if err == nil {
+		d.ring()
+	}
+	return conn, err
+}

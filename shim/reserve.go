@@ -28,6 +28,12 @@ func (a *ahead) reserve(ctx context.Context, namespace string, paths seedpool.Pa
 	if a.foreseen.Upperdir == "" || b == nil || b.keyErr != nil || b.cgroupErr != nil {
 		return nil
 	}
+	// Of a shim that is killed before containerd has connected to it nobody would clean up what it has made.
+	select {
+	case <-a.connected:
+	case <-a.dropped:
+		return nil
+	}
 	req := foresee(b.spec, a.foreseen.Upperdir)
 	client, err := a.dial(ctx, paths)
 	if err != nil {

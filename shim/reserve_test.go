@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -33,6 +34,14 @@ func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, foreseen seedpool.Fores
 	b.tasks.ahead = lookAhead(seedpool.IdleParams{
 		ShimParams: seedpool.ShimParams{Namespace: b.tasks.params.Namespace, Bundle: r.Bundle, ID: r.ID}, Foreseen: foreseen,
 	}, b.tasks.paths, client)
+	select {
+	case reserved := <-b.tasks.ahead.reserved:
+		if reserved != nil {
+			b.t.Errorf("%s was reserved before anybody has connected", reserved.instance.Id)
+		}
+	case <-time.After(20 * time.Millisecond):
+	}
+	b.tasks.ahead.connect()
 	// The one that will be received stays where it is.
 	again := make(chan *reservation, 1)
 	if reserved := <-b.tasks.ahead.reserved; reserved != nil {

@@ -146,6 +146,12 @@ func (t *Template) attend(ctx context.Context, c *Clone, request *program) (time
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer cancel(nil)
+	// Its end of the socket may outlive it: a clone has it until it runs.
+	watch.Go(func() {
+		if t.zygote.Wait(ctx) == nil {
+			cancel(ErrZygoteGone)
+		}
+	})
 	for cloned := false; !cloned || times == nil; {
 		m, err := t.receive(ctx)
 		if err != nil {
@@ -184,7 +190,10 @@ const lastWords = 20 * time.Millisecond
 
 // last is the error of a clone that has ended: it may have said why.
 func (t *Template) last(ctx context.Context, c *Clone, request *program, err error) error {
-	if !errors.Is(context.Cause(ctx), errCloneEnded) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, ErrZygoteGone):
+		return ErrZygoteGone
+	case !errors.Is(cause, errCloneEnded):
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)

@@ -465,6 +465,7 @@ while True: signal.pause()
 
 func TestATemplateWhoseZygoteHasEndedSaysSo(t *testing.T) {
 	template := makeTemplate(t, startWitness(t))
+	makeClone(t, template) // it waits, and has the zygote's end of the socket
 	pidfd, err := linux.OpenPidfd(zygotePID(t, template))
 	if err != nil {
 		t.Fatal(err)
