@@ -88,7 +88,7 @@ func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
 	hello, err := found.ListInstances(ctx, &api.Empty{})
 	if errors.Is(err, ttrpc.ErrClosed) {
 		// It ended between the connection and the question.
-		err = errdefs.ErrNotFound
+		return nil, errors.Join(fail(errdefs.ErrNotFound, "ask keeper of seed %s: %w", seed, err), client.Close())
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask keeper of seed %s: %w", seed, errgrpc.ToNative(err)), client.Close())
