@@ -46,9 +46,10 @@ func count(t *testing.T, s *stack.Stack) census {
 	}
 	c["mounts"] = strings.Count(string(mounts), mine)
 	c["cgroups"] = cgroups(t, mine)
-	for _, dir := range []string{"run", "lib/seeds", "lib/snapshots/snapshots", "state"} {
+	for _, dir := range []string{"run", "lib/seeds", "lib/snapshots/snapshots"} {
 		c["files in "+dir] = entries(filepath.Join(s.Dir, dir))
 	}
+	c["files in state"] = bundles(filepath.Join(s.Dir, "state"))
 	c["runc states"] = entries(filepath.Join("/run/containerd/runc", s.Namespace))
 	for name, pid := range map[string]int{"containerd": s.ContainerdPID(), "sproutd": s.SproutdPID()} {
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
@@ -99,19 +100,31 @@ func rested(t *testing.T, s *stack.Stack) census {
 	return last
 }
 
-// entries counts what lies below a directory; an instance's directory counts once, with whatever CRIU has logged in it. A hidden directory does not count: containerd
-// gives a bundle that it removes such a name, and when it is killed then, nobody ever looks at it again.
+// entries counts what lies below a directory; an instance's directory counts once, with whatever CRIU has logged in it.
 func entries(root string) int {
 	n := 0
-	_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") {
-			return filepath.SkipDir
-		}
+	_ = filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 		if err == nil {
 			n++
 		}
 		if filepath.Base(filepath.Dir(path)) == "instances" {
 			return filepath.SkipDir
+		}
+		return nil
+	})
+	return n
+}
+
+// bundles counts what containerd has of tasks. A hidden directory does not count: containerd gives a bundle that it removes such a name, and when it is killed then, nobody
+// ever looks at it again.
+func bundles(state string) int {
+	n := 0
+	_ = filepath.WalkDir(state, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if err == nil {
+			n++
 		}
 		return nil
 	})

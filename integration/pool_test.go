@@ -71,6 +71,21 @@ func TestAPoolGrowsWithABurst(t *testing.T) {
 	})
 }
 
+func TestWhatContainersHaveIsNotTakenForTheSpares(t *testing.T) {
+	// A spare of the python app was charged with 60 to 80 MB when it was made, which stay with the pool's cgroup when it is thawed.
+	s := configuredStack(t, "[pool]\nmemory = \"160MiB\"\n", "python-demo")
+	seed := bakedPython(t, s)
+	for n := range 4 {
+		setPool(t, s, seed, 1)
+		run(t, s, fmt.Sprint("was-spare-", n), "python-demo")
+		wantRung(t, s, fmt.Sprint("was-spare-", n), "thaw")
+	}
+	setPool(t, s, seed, 1)
+	if p := poolOf(t, s); p.EvictedTotal != 0 {
+		t.Errorf("with four containers that were spares: %+v", p)
+	}
+}
+
 func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing.T) {
 	s := configuredStack(t, "[pool]\nmemory = \"8MiB\"\n", "python-demo")
 	seed := bakedPython(t, s)
@@ -84,6 +99,9 @@ func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing
 		}
 		return nil
 	})
+	if out, err := s.Sprout(t.Context(), "pool", "ls"); err != nil || !strings.Contains(out, "spares take what they may") {
+		t.Errorf("pool ls does not say why there are none: %v\n%s", err, out)
+	}
 	get(t, s, "stays", "/")
 	run(t, s, "starts", "python-demo")
 	get(t, s, "starts", "/")

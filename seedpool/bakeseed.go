@@ -112,7 +112,7 @@ func (p *Pool) describe(id string, o *order, result *bake.Result) *api.SeedMeta 
 	o.key.Parts[PartImage] = r.ChainId
 	return &api.SeedMeta{
 		Info: &api.SeedInfo{
-			Id: id, Namespace: r.Namespace, Name: r.Name, Image: r.Image, Mode: r.Mode, Phase: seedReady,
+			Id: id, Namespace: r.Namespace, Name: r.Name, Image: r.Image, Mode: r.Mode, Phase: SeedReady,
 			CreatedUnixNanoseconds: time.Now().UnixNano(), ImageBytes: result.ImageBytes,
 			Processes: uint32(result.Processes), Threads: uint32(result.Threads),
 			Key: o.key, LateEnv: r.LateEnv, LateMounts: r.LateMounts, Identity: bake.HasIdentity(result.Spec), AfterWake: r.AfterWake,

@@ -113,7 +113,7 @@ func (b *bed) seed(namespace, name string, key *api.Key) *seed {
 // addSeed does what a bake does, with images that are enough for restore.Check.
 func addSeed(p *Pool, rootfs *dirRootfs, namespace, name string, key *api.Key) (*seed, error) {
 	s := p.newSeed(&api.SeedMeta{
-		Info:    &api.SeedInfo{Id: newID(), Namespace: namespace, Name: name, Mode: modeClone, Phase: seedReady, Key: key, LateEnv: []string{"LATE"}},
+		Info:    &api.SeedInfo{Id: newID(), Namespace: namespace, Name: name, Mode: modeClone, Phase: SeedReady, Key: key, LateEnv: []string{"LATE"}},
 		ChainId: "sha256:image", StdioKeys: []string{"", "pipe:[1]", "pipe:[2]"},
 	})
 	for part, value := range testHost {

@@ -49,9 +49,9 @@ func (p *Pool) refusal(s *seed) error {
 	info := s.meta.Info
 	p.mu.Unlock()
 	switch info.Phase {
-	case seedReady:
+	case SeedReady:
 		return nil
-	case seedBad:
+	case SeedBad:
 		return refuse(ReasonSeedBad, fail(errdefs.ErrDataLoss, "seed %s is bad: %s", info.Name, info.Reason))
 	default:
 		return refuse(ReasonSeedStale, fail(errdefs.ErrFailedPrecondition, "seed %s is stale: %s", info.Name, info.Reason))

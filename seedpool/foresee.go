@@ -10,7 +10,7 @@ func (p *Pool) Foresee(namespace, id string) (f Foreseen) {
 	defer p.mu.Unlock()
 	for _, s := range p.seeds {
 		info := s.meta.Info
-		if info.Namespace != namespace || info.Phase != seedReady || info.Key.Parts[PartImage] != chain {
+		if info.Namespace != namespace || info.Phase != SeedReady || info.Key.Parts[PartImage] != chain {
 			continue
 		}
 		if len(s.ready) > 0 {

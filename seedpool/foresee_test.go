@@ -51,9 +51,9 @@ func TestASpareIsForeseenForAContainerOfItsImage(t *testing.T) {
 	fork(forkState{})
 	foresee("no template yet", "ns", "c1", "")
 	b.fill(s, 1)
-	change(func(i *api.SeedInfo) { i.Phase = seedStale })
+	change(func(i *api.SeedInfo) { i.Phase = SeedStale })
 	foresee("a stale seed", "ns", "c1", "")
-	change(func(i *api.SeedInfo) { i.Phase, i.Key.Parts[PartImage] = seedReady, "sha256:another" })
+	change(func(i *api.SeedInfo) { i.Phase, i.Key.Parts[PartImage] = SeedReady, "sha256:another" })
 	foresee("another image", "ns", "c1", "")
 }
 

@@ -93,7 +93,7 @@ func (p *Pool) markBad(ctx context.Context, s *seed, why string) error {
 	defer p.changes.Unlock()
 	p.mu.Lock()
 	m := proto.CloneOf(s.meta)
-	m.Info.Phase, m.Info.Reason = seedBad, why
+	m.Info.Phase, m.Info.Reason = SeedBad, why
 	s.meta = m
 	spares := append([]*instance(nil), s.ready...)
 	counts := p.seeds[s.id] == s

@@ -272,6 +272,7 @@ func (p *Pool) destroyOrLog(ctx context.Context, i *instance, fate snapshotFate)
 
 // dropLater destroys spares without keeping the caller. One that has been claimed in the meantime is left alone.
 func (p *Pool) dropLater(spares []*instance) {
+	dropped := false
 	for _, i := range spares {
 		p.mu.Lock()
 		ready := i.phase() == phaseReady
@@ -283,9 +284,12 @@ func (p *Pool) dropLater(spares []*instance) {
 		if err != nil {
 			log.G(p.life).WithError(err).WithField("id", i.id).Warn("drop spare")
 		}
-		if ready {
+		if ready && err == nil {
+			dropped = true
 			p.tasks.Go(func() { p.destroyOrLog(p.life, i, fatePlain) })
 		}
 	}
-	p.stir()
+	if dropped {
+		p.stir()
+	}
 }

@@ -100,7 +100,7 @@ func (c *poolCollector) Describe(out chan<- *prometheus.Desc) {
 func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 	c.pool.mu.Lock()
 	pools := make([]*api.PoolInfo, 0, len(c.pool.seeds))
-	phases := map[string]int{seedReady: 0, seedBad: 0, seedStale: 0}
+	phases := map[string]int{SeedReady: 0, SeedBad: 0, SeedStale: 0}
 	for _, s := range c.pool.seeds {
 		pools = append(pools, c.pool.infoLocked(s))
 		phases[s.meta.Info.Phase]++

@@ -9,9 +9,9 @@ import (
 
 // Phases of a seed.
 const (
-	seedReady = "ready"
-	seedBad   = "bad"
-	seedStale = "stale"
+	SeedReady = "ready"
+	SeedBad   = "bad"
+	SeedStale = "stale"
 )
 
 // phase is a state in the life of an instance.

@@ -190,7 +190,7 @@ func (p *Pool) loadRows() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, m := range metas {
-		if m.Info.Phase == seedReady {
+		if m.Info.Phase == SeedReady {
 			m = p.judge(m)
 		}
 		s := p.newSeed(m)
@@ -217,7 +217,7 @@ func (p *Pool) judge(m *api.SeedMeta) *api.SeedMeta {
 		return m
 	}
 	m = proto.CloneOf(m)
-	m.Info.Phase, m.Info.Reason = seedStale, why
+	m.Info.Phase, m.Info.Reason = SeedStale, why
 	return m
 }
 

@@ -2,12 +2,14 @@ package seedpool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"sync"
 	"time"
 
 	"github.com/containerd/log"
+	"github.com/prometheus/procfs"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -29,8 +31,9 @@ type memoryState struct {
 	available uint64
 	// stall is for how long tasks have waited for memory since the boot.
 	stall time.Duration
-	// used is what spares take, limit what they may; 0: no limit.
-	used, limit uint64
+	// spares is what is charged to the spares that are ready. charged and limit are what their common cgroup has and may have, which counts what was charged to spares that
+	// are containers now, too; limit 0: there is none.
+	spares, charged, limit uint64
 }
 
 // memoryGuard says from one look at the memory to the next whether it is short. The zero value has not looked yet.
@@ -39,6 +42,7 @@ type memoryGuard struct {
 	last  memoryState // +checklocks:mu
 	at    time.Time   // +checklocks:mu: of the last look; zero: none
 	until time.Time   // +checklocks:mu: until when nothing is made
+	short string      // +checklocks:mu: why
 }
 
 // look judges the memory as it is now. The reason why it is short is for people; empty: it is not.
@@ -50,29 +54,28 @@ func (g *memoryGuard) look(now time.Time, m memoryState, policy Policy) (short s
 		stalled = float64(m.stall-g.last.stall) / float64(since)
 	}
 	g.last, g.at = m, now
-	limit := m.limit
-	if bound := uint64(policy.Memory); bound != 0 && (limit == 0 || bound < limit) {
-		limit = bound
-	}
+	near := func(used, limit uint64) bool { return limit != 0 && float64(used) > float64(limit)*nearLimit }
 	switch {
 	case m.available < uint64(policy.KeepFree):
 		short = "too little memory is available"
 	case stalled > stalledTooLong:
 		short = "tasks wait for memory"
-	case limit != 0 && float64(m.used) > float64(limit)*nearLimit:
-		short = "spares are near their limit"
+	case near(m.spares, uint64(policy.Memory)):
+		short = "spares take what they may"
+	case near(m.charged, m.limit):
+		short = "the limit of the spares' cgroup is near"
 	default:
 		return ""
 	}
-	g.until = now.Add(restAfterPressure)
+	g.until, g.short = now.Add(restAfterPressure), short
 	return short
 }
 
-// wait is how long nothing must be made; 0: there is memory for it.
-func (g *memoryGuard) wait(now time.Time) time.Duration {
+// wait is how long nothing must be made, and why; 0: there is memory for it.
+func (g *memoryGuard) wait(now time.Time) (time.Duration, string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return max(0, g.until.Sub(now))
+	return max(0, g.until.Sub(now)), g.short
 }
 
 // watchMemory gives spares back while memory is short, until ctx ends. Containers that run are never touched.
@@ -112,14 +115,43 @@ func (p *Pool) wantsAny(now time.Time) bool {
 }
 
 func (p *Pool) memoryState() (m memoryState, err error) {
-	if m.available, err = linux.AvailableMemory(); err != nil {
+	proc, err := procfs.NewDefaultFS()
+	if err != nil {
 		return m, err
 	}
-	if m.stall, err = linux.MemoryStall(); err != nil {
+	info, err := proc.Meminfo()
+	if err != nil {
 		return m, err
 	}
-	m.used, m.limit, err = p.spares().Memory()
+	if info.MemAvailableBytes == nil {
+		return m, errors.New("read /proc/meminfo: no MemAvailable")
+	}
+	m.available = *info.MemAvailableBytes
+	// A kernel without PSI, or with it switched off, has no such file, or one that cannot be read.
+	if stalls, err := proc.PSIStatsForResource("memory"); err == nil && stalls.Some != nil {
+		m.stall = time.Duration(stalls.Some.Total) * time.Microsecond
+	}
+	for _, c := range p.readyCgroups() {
+		charged, _, err := c.Memory()
+		if err != nil {
+			return m, err
+		}
+		m.spares += charged
+	}
+	m.charged, m.limit, err = p.spares().Memory()
 	return m, err
+}
+
+// readyCgroups are those of the spares that are ready.
+func (p *Pool) readyCgroups() (list []linux.Cgroup) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.seeds {
+		for _, i := range s.ready {
+			list = append(list, linux.Cgroup{Path: i.row.Instance.Cgroup})
+		}
+	}
+	return list
 }
 
 // spares is the cgroup of all spares.
@@ -146,7 +178,7 @@ func (p *Pool) evict(ctx context.Context, short string, m memoryState) {
 	p.events.tell(&api.Event{Kind: EventEvicting, Namespace: most.namespace, Seed: most.meta.Info.Name, Detail: fmt.Sprintf("%d spares: %s", n, short)})
 	p.mu.Unlock()
 	log.G(ctx).WithFields(log.Fields{
-		"seed": most.id, "spares": n, "reason": short, "available": Size(m.available).String(), "used": Size(m.used).String(), "limit": Size(m.limit).String(),
+		"seed": most.id, "spares": n, "reason": short, "available": Size(m.available).String(), "taken": Size(m.spares).String(), "charged": Size(m.charged).String(), "limit": Size(m.limit).String(),
 	}).Warn("give spares back")
 	p.dropLater(extra)
 }

@@ -12,13 +12,14 @@ func TestMemoryIsShortForAReason(t *testing.T) {
 		before, now memoryState
 		short       string
 	}{
-		"plenty":                 {memoryState{available: 200}, memoryState{available: 200, used: 800}, ""},
+		"plenty":                 {memoryState{available: 200}, memoryState{available: 200, spares: 800}, ""},
 		"little available":       {memoryState{available: 200}, memoryState{available: 99}, "available"},
 		"much waiting":           {memoryState{available: 200}, memoryState{available: 200, stall: 200 * time.Millisecond}, "wait"},
 		"little waiting":         {memoryState{available: 200, stall: time.Hour}, memoryState{available: 200, stall: time.Hour + 50*time.Millisecond}, ""},
-		"near our bound":         {memoryState{available: 200}, memoryState{available: 200, used: 950}, "limit"},
-		"near the cgroup's":      {memoryState{available: 200}, memoryState{available: 200, used: 190, limit: 200}, "limit"},
-		"far from a large limit": {memoryState{available: 200}, memoryState{available: 200, used: 190, limit: 5000}, ""},
+		"near our bound":         {memoryState{available: 200}, memoryState{available: 200, spares: 950}, "may"},
+		"near the cgroup's":      {memoryState{available: 200}, memoryState{available: 200, charged: 190, limit: 200}, "limit"},
+		"containers have more":   {memoryState{available: 200}, memoryState{available: 200, spares: 100, charged: 5000}, ""},
+		"far from a large limit": {memoryState{available: 200}, memoryState{available: 200, charged: 190, limit: 5000}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var g memoryGuard
@@ -35,16 +36,16 @@ func TestMemoryIsShortForAReason(t *testing.T) {
 			if c.short != "" {
 				want = restAfterPressure
 			}
-			if got := g.wait(now); got != want {
-				t.Errorf("nothing is made for %s, want %s", got, want)
+			if got, why := g.wait(now); got != want || why != short {
+				t.Errorf("nothing is made for %s because %q, want %s", got, why, want)
 			}
-			if got := g.wait(now.Add(restAfterPressure)); got != 0 {
+			if got, _ := g.wait(now.Add(restAfterPressure)); got != 0 {
 				t.Errorf("later nothing is made for %s", got)
 			}
 		})
 	}
 	var g memoryGuard
-	if short := g.look(time.Unix(1, 0), memoryState{used: 1 << 50, stall: time.Hour}, Policy{}); short != "" {
+	if short := g.look(time.Unix(1, 0), memoryState{spares: 1 << 50, stall: time.Hour}, Policy{}); short != "" {
 		t.Errorf("no bounds at all: %s", short)
 	}
 }

@@ -174,7 +174,7 @@ func (p *Pool) readmit(i *instance, row *api.InstanceRow) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.seeds[i.seed]
-	if s == nil || s.meta.Info.Phase != seedReady || len(s.ready) >= p.wantedLocked(s, time.Now()) {
+	if s == nil || s.meta.Info.Phase != SeedReady || len(s.ready) >= p.wantedLocked(s, time.Now()) {
 		return errors.New("it is not wanted")
 	}
 	s.ready = append(s.ready, i)
@@ -251,7 +251,7 @@ func (p *Pool) recoverSnapshots(ctx context.Context) error {
 	p.mu.Lock()
 	var lost []*seed
 	for id, s := range p.seeds {
-		if s.meta.Info.Phase == seedReady && !slices.Contains(layers, id) {
+		if s.meta.Info.Phase == SeedReady && !slices.Contains(layers, id) {
 			lost = append(lost, s)
 		}
 	}

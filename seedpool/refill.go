@@ -57,7 +57,7 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	if making >= p.config.RefillParallel {
 		return nil, 0
 	}
-	if wait := p.memory.wait(now); wait > 0 {
+	if wait, _ := p.memory.wait(now); wait > 0 {
 		return nil, wait
 	}
 	again := func(wait time.Duration) {
@@ -72,7 +72,7 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 		if fewer > 0 {
 			again(fewer)
 		}
-		if s.meta.Info.Phase != seedReady || have >= want {
+		if s.meta.Info.Phase != SeedReady || have >= want {
 			continue
 		}
 		if wait := s.retryAt.Sub(now); wait > 0 {
@@ -105,7 +105,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	keep := false
 	if err == nil {
 		s.failures, s.lastError = 0, ""
-		keep = !s.retired && s.meta.Info.Phase == seedReady && len(s.ready) < p.wantedLocked(s, time.Now())
+		keep = !s.retired && s.meta.Info.Phase == SeedReady && len(s.ready) < p.wantedLocked(s, time.Now())
 		if keep {
 			err = p.changeLocked(i, phaseReady, nil)
 		}
@@ -263,4 +263,5 @@ func (p *Pool) keeperLost(seedID string) {
 	}
 	log.G(p.life).WithFields(log.Fields{"seed": seedID, "spares": len(spares)}).Warn("keeper has ended")
 	p.dropLater(spares)
+	p.stir()
 }

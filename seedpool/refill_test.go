@@ -86,10 +86,10 @@ func TestTheEmptiestPoolIsFilledFirstAndNoMoreAreMadeAtOnceThanAllowed(t *testin
 	failed := &seed{id: "failed", bounds: spareBounds{2, 2}, retryAt: time.Unix(100, 0)}
 	bad := &seed{id: "bad", bounds: spareBounds{2, 2}}
 	for _, s := range []*seed{full, empty, failed, bad} {
-		s.meta = &api.SeedMeta{Info: &api.SeedInfo{Phase: seedReady}}
+		s.meta = &api.SeedMeta{Info: &api.SeedInfo{Phase: SeedReady}}
 		p.seeds[s.id] = s
 	}
-	bad.meta.Info.Phase = seedBad
+	bad.meta.Info.Phase = SeedBad
 	now := time.Unix(90, 0)
 	for n, want := range []string{"empty", "empty", ""} {
 		s, _ := p.nextToFill(now)
@@ -176,7 +176,7 @@ func TestVerifyNamesTheDamageAndMarksTheSeedBad(t *testing.T) {
 	if r, err := sv.VerifySeed(t.Context(), ref); err != nil || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "pages-1.img") {
 		t.Errorf("%v %v", r, err)
 	}
-	if info, err := sv.InspectSeed(t.Context(), ref); err != nil || info.Phase != seedBad || !strings.Contains(info.Reason, "pages-1.img") {
+	if info, err := sv.InspectSeed(t.Context(), ref); err != nil || info.Phase != SeedBad || !strings.Contains(info.Reason, "pages-1.img") {
 		t.Errorf("%v %v", info, err)
 	}
 }

@@ -52,6 +52,14 @@ func checkNamespace(namespace string) error {
 	return nil
 }
 
+// checkScope is checkNamespace for what may be empty, which stands for all namespaces.
+func checkScope(namespace string) error {
+	if namespace == "" {
+		return nil
+	}
+	return checkNamespace(namespace)
+}
+
 // checkContainer refuses what containerd does not accept as the id of a container in a namespace.
 func checkContainer(namespace, id string) error {
 	if err := checkNamespace(namespace); err != nil {

@@ -10,10 +10,8 @@ import (
 // Events implements api.SeedsService.
 func (s *service) Events(ctx context.Context, r *api.EventsRequest, stream api.Seeds_EventsServer) (err error) {
 	defer func() { err = toGRPC("follow events", err) }()
-	if r.Namespace != "" {
-		if err := checkNamespace(r.Namespace); err != nil {
-			return err
-		}
+	if err := checkScope(r.Namespace); err != nil {
+		return err
 	}
 	next, stop := s.pool.events.follow()
 	defer stop()

@@ -56,9 +56,9 @@ func (p *Pool) lookup(namespace, chain string, key *api.Key) *api.LookupResponse
 		return &api.LookupResponse{Reason: string(ReasonNoSeed)}
 	case len(best.differs) > 0:
 		return &api.LookupResponse{Reason: string(ReasonKeyDiffers), Nearest: best.meta.Info.Name, Differs: best.differs}
-	case best.meta.Info.Phase == seedBad:
+	case best.meta.Info.Phase == SeedBad:
 		return &api.LookupResponse{Reason: string(ReasonSeedBad), Detail: best.meta.Info.Name + ": " + best.meta.Info.Reason}
-	case best.meta.Info.Phase == seedStale:
+	case best.meta.Info.Phase == SeedStale:
 		return &api.LookupResponse{Reason: string(ReasonSeedStale), Detail: best.meta.Info.Name + ": " + best.meta.Info.Reason}
 	}
 	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares), Forks: p.config.Fork.Enabled, Unforkable: p.unforkable(best.seed)}
@@ -104,7 +104,7 @@ func (p *Pool) nearest(namespace, chain string, key *api.Key) *candidate {
 }
 
 func rank(m *api.SeedMeta) int {
-	if m.Info.Phase == seedReady {
+	if m.Info.Phase == SeedReady {
 		return 0
 	}
 	return 1

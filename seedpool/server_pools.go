@@ -2,6 +2,7 @@ package seedpool
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -40,10 +41,8 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 // ListPools implements api.SeedsService: the pool of every seed, also when no spares are wanted.
 func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.ListPoolsResponse, err error) {
 	defer func() { err = toGRPC("list pools", err) }()
-	if r.Namespace != "" {
-		if err := checkNamespace(r.Namespace); err != nil {
-			return nil, err
-		}
+	if err := checkScope(r.Namespace); err != nil {
+		return nil, err
 	}
 	p := s.pool
 	p.mu.Lock()
@@ -62,9 +61,13 @@ func (s *service) ListPools(_ context.Context, r *api.ListPoolsRequest) (_ *api.
 
 // infoLocked is what is told of a seed's pool. The caller holds Pool.mu.
 func (p *Pool) infoLocked(s *seed) *api.PoolInfo {
+	why := s.lastError
+	if wait, short := p.memory.wait(time.Now()); wait > 0 {
+		why = fmt.Sprintf("no spares are made for %s: %s ([pool] in sproutd's configuration)", wait.Round(time.Second), short)
+	}
 	return &api.PoolInfo{
 		Namespace: s.meta.Info.Namespace, Seed: s.id, Name: s.meta.Info.Name,
 		Want: uint32(p.wantedLocked(s, time.Now())), Min: s.bounds.min, Max: s.bounds.max, Ready: uint32(len(s.ready)), Making: uint32(s.making),
-		ClaimedTotal: s.claimed, EvictedTotal: s.evicted, FailedTotal: s.failed, LastError: s.lastError, KeeperPid: s.keeperPID,
+		ClaimedTotal: s.claimed, EvictedTotal: s.evicted, FailedTotal: s.failed, LastError: why, KeeperPid: s.keeperPID,
 	}
 }

@@ -14,10 +14,8 @@ import (
 // ListSeeds implements api.SeedsService.
 func (s *service) ListSeeds(_ context.Context, r *api.ListSeedsRequest) (_ *api.ListSeedsResponse, err error) {
 	defer func() { err = toGRPC("list seeds", err) }()
-	if r.Namespace != "" {
-		if err := checkNamespace(r.Namespace); err != nil {
-			return nil, err
-		}
+	if err := checkScope(r.Namespace); err != nil {
+		return nil, err
 	}
 	p := s.pool
 	p.mu.Lock()

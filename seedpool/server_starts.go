@@ -10,10 +10,8 @@ import (
 // ListStarts implements api.SeedsService: it reads what the shims have written.
 func (s *service) ListStarts(_ context.Context, r *api.ListStartsRequest) (_ *api.ListStartsResponse, err error) {
 	defer func() { err = toGRPC("list starts", err) }()
-	if r.Namespace != "" {
-		if err := checkNamespace(r.Namespace); err != nil {
-			return nil, err
-		}
+	if err := checkScope(r.Namespace); err != nil {
+		return nil, err
 	}
 	list := &api.ListStartsResponse{}
 	err = s.pool.eachStart(r.Namespace, func(_ string, start *api.Start) error {

@@ -9,10 +9,8 @@ import (
 // Usage implements api.SeedsService.
 func (s *service) Usage(ctx context.Context, r *api.UsageRequest) (_ *api.UsageResponse, err error) {
 	defer func() { err = toGRPC("measure memory", err) }()
-	if r.Namespace != "" {
-		if err := checkNamespace(r.Namespace); err != nil {
-			return nil, err
-		}
+	if err := checkScope(r.Namespace); err != nil {
+		return nil, err
 	}
 	list, err := s.pool.usage(ctx, r.Namespace)
 	if err != nil {

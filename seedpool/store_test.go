@@ -30,7 +30,7 @@ func storePaths(t *testing.T) Paths {
 func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	p := storePaths(t)
 	s := openTestStore(t, p, "boot")
-	meta := &api.SeedMeta{Info: &api.SeedInfo{Id: "s1", Name: "shop", Phase: seedReady, Key: keyOf(t, spec())}, ChainId: "c", StdioKeys: []string{"", "a", "b"}}
+	meta := &api.SeedMeta{Info: &api.SeedInfo{Id: "s1", Name: "shop", Phase: SeedReady, Key: keyOf(t, spec())}, ChainId: "c", StdioKeys: []string{"", "a", "b"}}
 	row := &api.InstanceRow{Instance: &api.Instance{Id: "i1", Seed: "s1", Pid: 7, StartTime: 1 << 40}, Phase: "ready", Upperdir: "/x"}
 	for _, err := range []error{s.replaceSeed(meta, "", spareBounds{3, 5}), s.putInstance(row), s.setChecked("s1", "abc"), s.close()} {
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/prometheus/procfs"
+
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
@@ -64,19 +66,23 @@ func (m *measurable) measure() error {
 		}
 		pids = append(pids, below...)
 	}
-	var sum linux.MemoryUse
 	for _, pid := range pids {
-		use, err := linux.ReadMemoryUse(pid)
+		process, err := procfs.NewProc(pid)
+		var use procfs.ProcSMapsRollup
+		if err == nil {
+			use, err = process.ProcSMapsRollup()
+		}
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		sum.Add(use)
 		m.Processes++
+		m.Logical += use.Rss
+		m.Physical += use.Pss
+		m.Private += use.PrivateClean + use.PrivateDirty
 	}
-	m.Logical, m.Physical, m.Private = sum.Resident, sum.Proportional, sum.Private
 	return nil
 }
 
@@ -84,8 +90,8 @@ func (m *measurable) measure() error {
 func (p *Pool) containerUsage(namespace string) (list []*measurable, err error) {
 	err = p.eachStart(namespace, func(_ string, start *api.Start) error {
 		cgroup, err := linux.UnifiedPath(int(start.Pid))
-		if err != nil {
-			return nil // it has ended, and its shim removes the record
+		if err != nil || cgroup == "/" {
+			return nil // it has ended, and its shim removes the record; its number may be another's already
 		}
 		list = append(list, &measurable{
 			Usage:   &api.Usage{Namespace: start.Namespace, Seed: p.seedName(start.Seed), Kind: kindContainer, Id: start.Id, Rung: start.Rung},

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
@@ -57,7 +56,7 @@ func readBundle(dir, id string) (*bundle, error) {
 	return b, nil
 }
 
-// ahead does what can be done for a container before its CreateTask comes, while containerd still connects to the shim: the bundle is there before the shim is asked for.
+// ahead does what can be done for a container before its CreateTask comes: the bundle is there before the shim is asked for.
 type ahead struct {
 	dir, id string
 	// foreseen is how it may be woken; zero: that is known from the request.
@@ -65,19 +64,16 @@ type ahead struct {
 	// client is the connection that the shim has made when it was idle, for whoever is the first to need one; nil: none.
 	client atomic.Pointer[seedpool.Client]
 	done   chan struct{}
-	// connected is closed when containerd has connected, dropped when nobody will ask.
-	connected, dropped chan struct{}
-	connect, forgo     func()
-	read               *bundle // nil: it could not be read; once done is closed
+	read   *bundle // nil: it could not be read; once done is closed
+	// begin gets true when containerd has connected, and false when nobody will ask.
+	begin chan bool
 	// reserved gets the instance that was taken or made, or nil, and is then closed: one CreateTask has it.
 	reserved chan *reservation
 }
 
 // lookAhead begins to read the bundle of the container that a shim was given, and to take or make an instance for it, if it is foreseen how.
 func lookAhead(p seedpool.IdleParams, paths seedpool.Paths, client *seedpool.Client) *ahead {
-	a := &ahead{dir: p.Bundle, id: p.ID, foreseen: p.Foreseen, done: make(chan struct{}), reserved: make(chan *reservation, 1)}
-	a.connected, a.dropped = make(chan struct{}), make(chan struct{})
-	a.connect, a.forgo = sync.OnceFunc(func() { close(a.connected) }), sync.OnceFunc(func() { close(a.dropped) })
+	a := &ahead{dir: p.Bundle, id: p.ID, foreseen: p.Foreseen, done: make(chan struct{}), begin: make(chan bool, 1), reserved: make(chan *reservation, 1)}
 	a.client.Store(client)
 	go func() {
 		defer close(a.reserved)
@@ -89,12 +85,23 @@ func lookAhead(p seedpool.IdleParams, paths seedpool.Paths, client *seedpool.Cli
 	return a
 }
 
+// connected is called for every connection: what is made for a shim that containerd has reached it cleans up.
+func (a *ahead) connected() { a.tell(true) }
+
+// tell says what begin gets, unless it was said already.
+func (a *ahead) tell(begin bool) {
+	select {
+	case a.begin <- begin:
+	default:
+	}
+}
+
 // drop lets go of what nobody has asked for.
 func (a *ahead) drop() error {
 	if a == nil {
 		return nil
 	}
-	a.forgo()
+	a.tell(false)
 	a.reservation(a.id).drop(context.Background())
 	if client := a.client.Swap(nil); client != nil {
 		return client.Close()

@@ -13,9 +13,11 @@
 // the reaper of what is reparented to it, writes its log into the bundle's named pipe `log`, and ends when containerd asks it to and no task is left, or by
 // SIGTERM. sproutd may come and go: without it everything starts cold.
 //
-// As soon as it knows its first container it reads the bundle and, if sproutd foresees a spare, claims it and moves it in, while containerd still connects
-// (reserve.go). CreateTask goes on from there, or gives the spare back and goes its own way; so does a shim that ends without a CreateTask, and sproutd for one
-// that dies.
+// As soon as it knows its first container it reads the bundle, and, when containerd has connected and sproutd has foreseen the rung, it claims a spare and moves it in, or has
+// a clone made (reserve.go). CreateTask goes on from there, or gives the instance back and goes its own way; so does a shim that ends without a CreateTask, and sproutd
+// for one that dies.
+//
+// An instance is told which one it is while it is frozen (identity.go), and that it was woken before Start is over (afterwake.go).
 //
 // A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is
 // left and tells how the container ended.

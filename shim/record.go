@@ -68,8 +68,8 @@ func (r *startRecord) add(phases ...*api.Phase) {
 	r.start.Phases = append(r.start.Phases, phases...)
 }
 
-// was notes what was done ahead: its record is another.
-func (r *startRecord) was(ahead *startRecord) {
+// noteAhead notes what was done ahead: its record is another.
+func (r *startRecord) noteAhead(ahead *startRecord) {
 	ahead.mu.Lock()
 	phases := ahead.start.Phases
 	ahead.mu.Unlock()

@@ -29,9 +29,7 @@ func (a *ahead) reserve(ctx context.Context, namespace string, paths seedpool.Pa
 		return nil
 	}
 	// Of a shim that is killed before containerd has connected to it nobody would clean up what it has made.
-	select {
-	case <-a.connected:
-	case <-a.dropped:
+	if begin := <-a.begin; !begin {
 		return nil
 	}
 	req := foresee(b.spec, a.foreseen.Upperdir)
@@ -112,5 +110,5 @@ func (w *wake) reservation(ctx context.Context) *reservation {
 // take makes what was reserved this attempt's.
 func (a *attempt) take(r *reservation) {
 	a.identity, a.verified, a.looked, a.adopted, a.undo = r.identity, r.verified, r.looked, r.adopted, r.undo
-	a.record.was(r.record)
+	a.record.noteAhead(r.record)
 }

@@ -41,7 +41,7 @@ func (b *bed) lookAheadFor(r *taskAPI.CreateTaskRequest, foreseen seedpool.Fores
 		}
 	case <-time.After(20 * time.Millisecond):
 	}
-	b.tasks.ahead.connect()
+	b.tasks.ahead.connected()
 	// The one that will be received stays where it is.
 	again := make(chan *reservation, 1)
 	if reserved := <-b.tasks.ahead.reserved; reserved != nil {

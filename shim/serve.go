@@ -61,7 +61,7 @@ func serve(ctx context.Context, l net.Listener, p seedpool.ShimParams, early *ah
 		return errors.Join(err, withdraw(l, p))
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx, &doorbell{l, early.connect}) }()
+	go func() { served <- server.Serve(ctx, &doorbell{l, early.connected}) }()
 
 	select {
 	case err = <-served:

@@ -20,7 +20,7 @@ func eventsCommand() *cli.Command {
 		Usage:       "follow what the pool does",
 		Description: "One line for each event, until ^C: spares made, claimed, bound, destroyed and evicted, starts with their rung, seeds baked and removed.\nWith --json each line is a JSON object.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of all containerd namespaces"},
+			allNamespacesFlag(),
 			jsonFlag(),
 		},
 		Action: runEvents,
@@ -33,11 +33,7 @@ func runEvents(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer c.Close()
-	request := &api.EventsRequest{Namespace: cmd.String("namespace")}
-	if cmd.Bool("all-namespaces") {
-		request.Namespace = ""
-	}
-	stream, err := c.Seeds.Events(ctx, request)
+	stream, err := c.Seeds.Events(ctx, &api.EventsRequest{Namespace: scope(cmd)})
 	if err != nil {
 		return fmt.Errorf("follow events: %w", err)
 	}

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -68,4 +69,30 @@ func named(cmd *cli.Command, what string) (string, error) {
 	default:
 		return "", hint(errExtra(cmd.Args().Get(1)), "usage: "+cmd.FullName()+" "+cmd.ArgsUsage)
 	}
+}
+
+// namesOrAll are the positional arguments of a verb, or with --all everything that there is.
+func namesOrAll(cmd *cli.Command, all func() ([]string, error)) ([]string, error) {
+	names := cmd.Args().Slice()
+	switch {
+	case cmd.Bool("all") && len(names) > 0:
+		return nil, errors.New("name seeds or give --all, not both")
+	case cmd.Bool("all"):
+		return all()
+	case len(names) == 0:
+		return nil, hint(errMissing("the seed's name"), "usage: "+cmd.FullName()+" "+cmd.ArgsUsage+", or --all")
+	}
+	return names, nil
+}
+
+// allNamespacesFlag is the flag of every verb that can look beyond one namespace, and scope what the user wants to see: a namespace, or with the flag all, which is empty.
+func allNamespacesFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of all containerd namespaces"}
+}
+
+func scope(cmd *cli.Command) string {
+	if cmd.Bool("all-namespaces") {
+		return ""
+	}
+	return cmd.String("namespace")
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v3"
@@ -23,20 +22,9 @@ func poolDrainCommand() *cli.Command {
 				return err
 			}
 			defer c.Close()
-			names := cmd.Args().Slice()
-			switch {
-			case cmd.Bool("all") && len(names) > 0:
-				return errors.New("name seeds or give --all, not both")
-			case cmd.Bool("all"):
-				list, err := c.Seeds.ListPools(ctx, &api.ListPoolsRequest{Namespace: cmd.String("namespace")})
-				if err != nil {
-					return fmt.Errorf("list pools: %w", err)
-				}
-				for _, p := range list.Pools {
-					names = append(names, p.Name)
-				}
-			case len(names) == 0:
-				return hint(errMissing("the seed's name"), "usage: sprout pool drain NAME..., or --all")
+			names, err := namesOrAll(cmd, func() ([]string, error) { return seedNames(ctx, cmd, c) })
+			if err != nil {
+				return err
 			}
 			for _, name := range names {
 				if _, err := c.Seeds.SetPool(ctx, &api.SetPoolRequest{Namespace: cmd.String("namespace"), Seed: name}); err != nil {

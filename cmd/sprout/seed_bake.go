@@ -72,7 +72,7 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 		return fmt.Errorf("encode spec: %w", err)
 	}
 	if afterWake == nil {
-		notice("all instances of a seed wake with the same random state, and the app is not told: see \"Random numbers\" in the README")
+		notice("all instances of a seed wake with the same random state, and the app is not told: see \"Who am I?\" in the README")
 	}
 	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,

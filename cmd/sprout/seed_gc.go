@@ -6,11 +6,9 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/sproutrun/sprout/seedpool"
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
-
-// readyPhase is the phase of a seed that containers are woken from.
-const readyPhase = "ready"
 
 func seedGCCommand() *cli.Command {
 	return &cli.Command{
@@ -20,7 +18,7 @@ func seedGCCommand() *cli.Command {
 			"What crashes leave behind needs no command: sproutd removes it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say which"},
-			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of all containerd namespaces"},
+			allNamespacesFlag(),
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			c, err := dial(ctx, cmd)
@@ -28,16 +26,12 @@ func seedGCCommand() *cli.Command {
 				return err
 			}
 			defer c.Close()
-			request := &api.ListSeedsRequest{Namespace: cmd.String("namespace")}
-			if cmd.Bool("all-namespaces") {
-				request.Namespace = ""
-			}
-			list, err := c.Seeds.ListSeeds(ctx, request)
+			list, err := c.Seeds.ListSeeds(ctx, &api.ListSeedsRequest{Namespace: scope(cmd)})
 			if err != nil {
 				return fmt.Errorf("list seeds: %w", err)
 			}
 			for _, s := range list.Seeds {
-				if s.Phase == readyPhase {
+				if s.Phase == seedpool.SeedReady {
 					continue
 				}
 				if !cmd.Bool("dry-run") {

@@ -13,18 +13,14 @@ func seedListCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "ls",
 		Usage: "list seeds",
-		Flags: []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of every containerd namespace"}},
+		Flags: []cli.Flag{jsonFlag(), allNamespacesFlag()},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			c, err := dial(ctx, cmd)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			request := &api.ListSeedsRequest{Namespace: cmd.String("namespace")}
-			if cmd.Bool("all-namespaces") {
-				request.Namespace = ""
-			}
-			list, err := c.Seeds.ListSeeds(ctx, request)
+			list, err := c.Seeds.ListSeeds(ctx, &api.ListSeedsRequest{Namespace: scope(cmd)})
 			if err != nil {
 				return fmt.Errorf("list seeds: %w", err)
 			}

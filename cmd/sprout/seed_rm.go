@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v3"
-
-	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
 func seedRemoveCommand() *cli.Command {
@@ -23,22 +20,11 @@ func seedRemoveCommand() *cli.Command {
 				return err
 			}
 			defer c.Close()
-			list := cmd.Args().Slice()
-			switch {
-			case cmd.Bool("all") && len(list) > 0:
-				return errors.New("name seeds or give --all, not both")
-			case cmd.Bool("all"):
-				seeds, err := c.Seeds.ListSeeds(ctx, &api.ListSeedsRequest{Namespace: cmd.String("namespace")})
-				if err != nil {
-					return fmt.Errorf("list seeds: %w", err)
-				}
-				for _, s := range seeds.Seeds {
-					list = append(list, s.Name)
-				}
-			case len(list) == 0:
-				return hint(errMissing("the seed's name"), "usage: sprout seed rm NAME..., or --all")
+			names, err := namesOrAll(cmd, func() ([]string, error) { return seedNames(ctx, cmd, c) })
+			if err != nil {
+				return err
 			}
-			for _, name := range list {
+			for _, name := range names {
 				if _, err := c.Seeds.RemoveSeed(ctx, seedRef(cmd, name)); err != nil {
 					return fmt.Errorf("remove seed: %w", err)
 				}

@@ -23,7 +23,7 @@ func topCommand() *cli.Command {
 		Description: "LOGICAL is every page that is mapped: what an instance would take alone. PHYSICAL counts a page that n processes share as one n-th, and adds up to\n" +
 			"what the machine has spent; PRIVATE is what nobody else maps. On a terminal the figures are renewed until ^C.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of all containerd namespaces"},
+			allNamespacesFlag(),
 			&cli.DurationFlag{Name: "interval", Usage: "renew after this `TIME`", Value: 2 * time.Second},
 			&cli.BoolFlag{Name: "once", Usage: "print once"},
 			jsonFlag(),
@@ -42,10 +42,7 @@ func runTop(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer c.Close()
-	request := &api.UsageRequest{Namespace: cmd.String("namespace")}
-	if cmd.Bool("all-namespaces") {
-		request.Namespace = ""
-	}
+	request := &api.UsageRequest{Namespace: scope(cmd)}
 	out := cmd.Root().Writer
 	live := !cmd.Bool("once") && !cmd.Bool("json") && isTerminal(os.Stdout)
 	again := time.NewTicker(interval)

@@ -183,11 +183,11 @@ func addMemory(ctx context.Context, s *stack.Stack, r *results, a app, tasks []c
 		return err
 	}
 	for _, pid := range behind {
-		kib, err := pss(pid)
+		mib, err := pss(pid)
 		if err != nil {
 			return err
 		}
-		sum += float64(kib) / 1024
+		sum += mib
 	}
 	r.add("fork", a.name, cloned.name, "memory_of_10_"+when, "MiB", sum)
 	r.add("fork", a.name, cloned.name, "memory_of_10_to_1_"+when, "ratio", sum/one)

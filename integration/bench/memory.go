@@ -1,16 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/prometheus/procfs"
 
 	"github.com/sproutrun/sprout/integration/stack"
 )
@@ -113,28 +112,21 @@ func pssOf(ctx context.Context, task containerd.Task) (mib float64, err error) {
 		return 0, err
 	}
 	for _, p := range pids {
-		kib, err := pss(int(p.Pid))
+		one, err := pss(int(p.Pid))
 		if err != nil {
 			return 0, err
 		}
-		mib += float64(kib) / 1024
+		mib += one
 	}
 	return mib, nil
 }
 
-// pss reads one process's, in KiB.
-func pss(pid int) (kib int, err error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+// pss is what one process takes, in MiB.
+func pss(pid int) (mib float64, err error) {
+	process, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if rest, found := strings.CutPrefix(lines.Text(), "Pss:"); found {
-			_, err := fmt.Sscan(rest, &kib)
-			return kib, err
-		}
-	}
-	return 0, fmt.Errorf("read %s: no Pss", f.Name())
+	use, err := process.ProcSMapsRollup()
+	return float64(use.Pss) / (1 << 20), err
 }

@@ -30,13 +30,12 @@ func (c Cgroup) MoveFrozen(pids []int, to []string) (err error) {
 		return fmt.Errorf("move processes of cgroup %s: %w", c.Path, err)
 	}
 	defer func() { err = errors.Join(err, writeControl(state, "THAWED")) }()
-	slices.SortFunc(to, func(a, b string) int {
-		return rankIn(root, a) - rankIn(root, b) + rankIn(unified, b) - rankIn(unified, a)
-	})
+	rank := func(dir string) int { return rankIn(root, dir) - rankIn(unified, dir) }
+	slices.SortFunc(to, func(a, b string) int { return rank(a) - rank(b) })
 	return moveAll(pids, to)
 }
 
-// rankIn puts what is below a root behind all else.
+// rankIn is 1 for what is below a root.
 func rankIn(root, dir string) int {
 	if strings.HasPrefix(dir, root+"/") {
 		return 1

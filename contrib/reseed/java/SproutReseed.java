@@ -13,8 +13,8 @@ import sun.misc.Signal;
  * Gives an instance that was woken random numbers of its own: JAVA_TOOL_OPTIONS=-javaagent:/reseed/java/sprout-reseed.jar
  *
  * <p>All instances of a seed wake with the same memory. At the signal that a seed baked with --after-wake signal=URG sends, this agent reseeds from the kernel what
- * ThreadLocalRandom keeps for every thread and for those to come, and what Math.random draws from. SecureRandom and UUID.randomUUID ask the kernel again when what they
- * have put aside is a tenth of a second old. A java.util.Random that the app has made before is the app's own to reseed.
+ * ThreadLocalRandom keeps for every thread and for those to come, and what Math.random draws from. SecureRandom and UUID.randomUUID ask the
+ * kernel anyway. A java.util.Random that the app has made before is the app's own to reseed.
  */
 public final class SproutReseed {
     private static final SecureRandom KERNEL = new SecureRandom();

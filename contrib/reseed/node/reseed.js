@@ -4,7 +4,7 @@
 // Loaded when the app boots, this file has Math.random, randomBytes, randomFill, randomInt, randomUUID and the web's crypto.getRandomValues and randomUUID draw from the
 // kernel. What Math.random has put aside is dropped at the signal that a seed baked with --after-wake signal=URG sends; the others put nothing aside.
 //
-// Not reached: what OpenSSL draws by itself, for keys that it generates and for TLS. It takes a new seed from the kernel when the old one is an hour old.
+// Not reached: what OpenSSL draws by itself, for keys that it generates and for TLS.
 'use strict';
 
 const crypto = require('node:crypto');

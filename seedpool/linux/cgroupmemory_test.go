@@ -7,19 +7,6 @@ import (
 	"testing"
 )
 
-func TestMemoryThatIsLeftIsKnown(t *testing.T) {
-	available, err := AvailableMemory()
-	must(t, err)
-	if available < 1<<20 || available > 1<<50 {
-		t.Errorf("%d bytes are available", available)
-	}
-	before, err := MemoryStall()
-	must(t, err)
-	if after, err := MemoryStall(); err != nil || after < before {
-		t.Errorf("stalled for %s, then %s: %v", before, after, err)
-	}
-}
-
 func TestMemoryOfACgroupIsBoundedByItAndThoseAboveIt(t *testing.T) {
 	above := cgroup(t)
 	c := Cgroup{Path: filepath.Join(above.Path, "below")}
