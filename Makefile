@@ -68,7 +68,7 @@ install: ## install binaries, reseeding aids, systemd unit and a directory for t
 packages:
 	@integration/tools/install.sh packages
 tools: packages
-	@integration/tools/install.sh criu runc containerd
+	@integration/tools/install.sh criu runc containerd cni
 images: packages
 	@integration/images/build.sh $(IMAGES)
 dev: packages

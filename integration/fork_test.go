@@ -148,10 +148,12 @@ func TestKillingKeeperZygoteTemplateOrHolderLeavesClonesAlone(t *testing.T) {
 					t.Errorf("exit status %d", status)
 				}
 			}
-			// Starts go on.
+			// Starts go on, and soon they are clones again.
 			run(t, s, "next-"+victim, "python-demo")
 			get(t, s, "next-"+victim, "/")
 			remove(t, s, "next-"+victim)
+			forked(t, s, "again-"+victim)
+			remove(t, s, "again-"+victim)
 			remove(t, s, "survivor-"+victim)
 			for _, pid := range program(t, s, "sproutd", "keeper") {
 				kill(t, pid) // for the next, with a template of its own

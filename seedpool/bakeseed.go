@@ -116,6 +116,7 @@ func (p *Pool) describe(id string, o *order, result *bake.Result) *api.SeedMeta 
 			CreatedUnixNanoseconds: time.Now().UnixNano(), ImageBytes: result.ImageBytes,
 			Processes: uint32(result.Processes), Threads: uint32(result.Threads),
 			Key: o.key, LateEnv: r.LateEnv, LateMounts: r.LateMounts, Identity: bake.HasIdentity(result.Spec), AfterWake: r.AfterWake,
+			OwnNamespaces: result.OwnNamespaces,
 		},
 		ChainId: r.ChainId, StdioKeys: result.StdioKeys[:], Ready: r.Ready, Phases: result.Phases,
 	}

@@ -44,12 +44,8 @@ func (d *demand) now(now time.Time, halfLife time.Duration) float64 {
 // spares is how many to have within the bounds, and how long until it is fewer; 0: it will not be.
 func (d *demand) spares(b spareBounds, now time.Time, halfLife time.Duration) (want int, fewer time.Duration) {
 	level := d.now(now, halfLife)
-	want = int(math.Ceil(level))
-	if want <= int(b.min) {
-		return int(b.min), 0
-	}
 	// Above max it falls unseen.
-	want = min(want, int(b.max))
+	want = min(int(math.Ceil(level)), int(b.max))
 	if want <= int(b.min) {
 		return int(b.min), 0
 	}

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/bake"
 )
 
 // late are the fields of a spec that each instance gets anew, and the spec's version, which no app can see. All other fields, those that this version of
@@ -113,7 +115,7 @@ func addParts(parts map[string]string, prefix string, tree map[string]any) error
 			}
 			continue
 		case where == "linux.namespaces":
-			if value = withoutNetwork(value); value == nil {
+			if value = withoutLate(value); value == nil {
 				continue
 			}
 		}
@@ -158,15 +160,18 @@ func addResources(parts map[string]string, kinds map[string]any) error {
 	return nil
 }
 
-// withoutNetwork drops the network namespace from the list of namespaces: it is bound late. nil: nothing is left.
-func withoutNetwork(namespaces any) any {
+// lateNamespaces may be a container's own, another's or the host's, whatever the app was booted in.
+var lateNamespaces = map[any]bool{string(specs.NetworkNamespace): true, string(specs.IPCNamespace): true, string(specs.UTSNamespace): true}
+
+// withoutLate drops from a list of namespaces those that are bound late. nil: nothing is left.
+func withoutLate(namespaces any) any {
 	list, ok := namespaces.([]any)
 	if !ok {
 		return namespaces
 	}
 	var kept []any
 	for _, entry := range list {
-		if ns, ok := entry.(map[string]any); ok && ns["type"] == string(specs.NetworkNamespace) {
+		if ns, ok := entry.(map[string]any); ok && lateNamespaces[ns["type"]] {
 			continue
 		}
 		kept = append(kept, entry)
@@ -191,6 +196,13 @@ func envKey(env []string) map[string]string {
 	return key
 }
 
+// BoundLate says whether a mount of a container is bound into each instance of a seed, whatever the seed was baked with.
+func BoundLate(seed *api.SeedInfo, m specs.Mount) bool {
+	where := path.Join("/", m.Destination)
+	_, baked := seed.Key.GetMounts()[where]
+	return !baked || bake.IsPodMemory(m) || slices.Contains(seed.LateMounts, where)
+}
+
 // mountKey digests the mounts by their cleaned destination, and gives the order in which they are made: a later mount may hide an earlier one.
 func mountKey(mounts []specs.Mount) (key map[string]string, order []string, err error) {
 	byPath := make(map[string][]specs.Mount)
@@ -198,6 +210,9 @@ func mountKey(mounts []specs.Mount) (key map[string]string, order []string, err 
 		where := path.Join("/", m.Destination)
 		if lateMounts[where] {
 			continue
+		}
+		if bake.IsPodMemory(m) {
+			m.Source = ""
 		}
 		byPath[where] = append(byPath[where], m)
 		order = append(order, where)

@@ -57,6 +57,31 @@ func keyOf(t testing.TB, s *specs.Spec) *api.Key {
 
 func seedOf(key *api.Key) *api.SeedInfo { return &api.SeedInfo{Key: key} }
 
+func TestMemoryOfAPodIsBoundLateWhereThereIsSome(t *testing.T) {
+	with := func(m specs.Mount) *specs.Spec {
+		s := spec()
+		s.Mounts = append(s.Mounts, m)
+		return s
+	}
+	shm := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/pods/a/shm", Options: []string{"rbind"}}
+	seed := seedOf(keyOf(t, with(shm)))
+	other := shm
+	other.Source = "/pods/b/shm"
+	if differs := Match(seed, keyOf(t, with(other))); len(differs) > 0 {
+		t.Errorf("another pod differs in %v", differs)
+	}
+	if !BoundLate(seed, other) {
+		t.Error("another pod's would not be bound")
+	}
+	own := specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm"}
+	if differs := Match(seed, keyOf(t, with(own))); !slices.Equal(differs, []string{"mount /dev/shm"}) {
+		t.Errorf("memory of its own differs in %v", differs)
+	}
+	if BoundLate(seedOf(keyOf(t, with(own))), own) {
+		t.Error("a tmpfs would be bound")
+	}
+}
+
 func TestWhatIsBoundLateLeavesTheKeyAlone(t *testing.T) {
 	for name, change := range map[string]func(*specs.Spec){
 		"host name":    func(s *specs.Spec) { s.Hostname, s.Domainname = "b", "c" },
@@ -68,7 +93,10 @@ func TestWhatIsBoundLateLeavesTheKeyAlone(t *testing.T) {
 		"spec version": func(s *specs.Spec) { s.Version = "1.2.0" },
 		"netns path":   func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/netns/x" },
 		"host network": func(s *specs.Spec) { s.Linux.Namespaces = slices.Delete(s.Linux.Namespaces, 1, 2) },
-		"hosts file":   func(s *specs.Spec) { s.Mounts[3].Source = "/var/lib/b/hosts" },
+		"pod's ipc and uts": func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "ipc", Path: "/proc/9/ns/ipc"}, specs.LinuxNamespace{Type: "uts"})
+		},
+		"hosts file": func(s *specs.Spec) { s.Mounts[3].Source = "/var/lib/b/hosts" },
 		"resolv.conf": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/resolv.conf", Source: "/x"})
 		},
@@ -127,9 +155,12 @@ func TestWhatTheAppCouldSeeMakesKeysDifferUnderItsName(t *testing.T) {
 		"env NEW":                 func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "NEW") },
 		"env PATH":                func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "PATH=/bin") },
 		"mount /data":             func(s *specs.Spec) { s.Mounts[2].Source = "/srv/b" },
-		"mount /dev":              func(s *specs.Spec) { s.Mounts[1].Options = nil },
-		"mount /new":              func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/new"}) },
-		"mount order":             func(s *specs.Spec) { s.Mounts[0], s.Mounts[1] = s.Mounts[1], s.Mounts[0] },
+		"mount /dev/shm": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/pods/a/shm"})
+		},
+		"mount /dev":  func(s *specs.Spec) { s.Mounts[1].Options = nil },
+		"mount /new":  func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/new"}) },
+		"mount order": func(s *specs.Spec) { s.Mounts[0], s.Mounts[1] = s.Mounts[1], s.Mounts[0] },
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := spec()
@@ -242,7 +273,7 @@ func sameSpec(t *testing.T, a, b *specs.Spec) bool {
 		linux := m["linux"].(map[string]any)
 		delete(linux, "cgroupsPath")
 		if list, ok := linux["namespaces"].([]any); ok {
-			linux["namespaces"] = slices.DeleteFunc(list, func(v any) bool { return v.(map[string]any)["type"] == "network" })
+			linux["namespaces"] = slices.DeleteFunc(list, func(v any) bool { return lateNamespaces[v.(map[string]any)["type"]] })
 			if len(linux["namespaces"].([]any)) == 0 {
 				delete(linux, "namespaces")
 			}

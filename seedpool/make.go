@@ -47,7 +47,7 @@ func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string,
 	}
 	p.point("instance begun")
 	r := &api.MakeRequest{
-		Id: i.id, Images: from.images, Overlay: overlay, Cgroup: where.cgroup, Netns: where.netns,
+		Id: i.id, Images: from.images, Overlay: overlay, Cgroup: where.cgroup, Netns: where.netns, Ipcns: where.ipcns, Utsns: where.utsns,
 		Spec: from.spec, Dir: dir, StdioKeys: from.meta.StdioKeys,
 		Shared: p.config.Restore.shares(from.meta.Info.ImageBytes), AtOnce: p.rowOf(i).Restored,
 	}

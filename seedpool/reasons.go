@@ -44,6 +44,7 @@ const (
 const (
 	ReasonHostNetwork   Reason = "host-network"
 	ReasonNetnsPath     Reason = "netns-path"
+	ReasonOwnNamespaces Reason = "own-namespaces"
 	ReasonNoSpare       Reason = "no-spare"
 	ReasonSpareDied     Reason = "spare-died"
 	ReasonSproutdDown   Reason = "sproutd-down"
@@ -79,13 +80,14 @@ var hints = map[Reason]string{
 	ReasonTTY:               "a terminal belongs to one container only: start without -t",
 	ReasonCheckpoint:        "the container is restored from a checkpoint of its own, as asked",
 	ReasonUserNamespace:     "containers with a user namespace start cold",
-	ReasonSharedNamespace:   "only the network namespace may be shared or named by path",
+	ReasonSharedNamespace:   "a spare shares no namespace: containers that do are cloned or restored; those that share a PID or mount namespace start cold",
 	ReasonSystemdCgroup:     "use the cgroupfs driver: a systemd scope cannot be joined by a woken process",
 	ReasonUpperNotEmpty:     "the container was written to before: only its first start can be a wake",
 	ReasonNotOurSnapshotter: "start with --snapshotter sprout",
 	ReasonDisabled:          "waking is switched off for this container",
 	ReasonHostNetwork:       "a spare has a network namespace of its own: containers in the host's are restored instead",
 	ReasonNetnsPath:         "a spare has a network namespace of its own: containers that join one are restored instead",
+	ReasonOwnNamespaces:     "the app has SysV objects, or the capability to change settings of its IPC and UTS namespaces: it cannot join a pod's",
 	ReasonNoSpare:           "keep more spares: sprout pool set NAME --spares N",
 	ReasonSpareDied:         "look for the out-of-memory killer and for kill commands; the pool makes new spares by itself",
 	ReasonSproutdDown:       "start sproutd; `sprout doctor` says more",

@@ -10,7 +10,9 @@ import (
 
 // place is where an instance that somebody waits for is to live, and how it is to come there.
 type place struct {
-	cgroup, netns string
+	cgroup string
+	// Paths of namespaces to join; empty: new ones.
+	netns, ipcns, utsns string
 	// fork: it is cloned, else it is restored.
 	fork bool
 }

@@ -20,10 +20,13 @@ func (s *service) Restore(ctx context.Context, r *api.RestoreRequest) (_ *api.Re
 	if !path.IsAbs(r.Cgroup) || path.Clean(r.Cgroup) != r.Cgroup || r.Cgroup == "/" {
 		return nil, fail(errdefs.ErrInvalidArgument, "cgroup %q: want a clean absolute path", r.Cgroup)
 	}
-	if r.Netns != "" && !path.IsAbs(r.Netns) {
-		return nil, fail(errdefs.ErrInvalidArgument, "network namespace %q: want an absolute path", r.Netns)
+	for kind, ns := range map[string]string{"network": r.Netns, "IPC": r.Ipcns, "UTS": r.Utsns} {
+		if ns != "" && !path.IsAbs(ns) {
+			return nil, fail(errdefs.ErrInvalidArgument, "%s namespace %q: want an absolute path", kind, ns)
+		}
 	}
-	made, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, place{r.Cgroup, r.Netns, r.Fork})
+	where := place{cgroup: r.Cgroup, netns: r.Netns, ipcns: r.Ipcns, utsns: r.Utsns, fork: r.Fork}
+	made, err := s.pool.restoreFor(ctx, r.Seed, claimant{r.Namespace, r.Id, r.Upperdir, r.ShimPid}, where)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,9 @@ type attempt struct {
 	rung seedpool.Rung
 	// verified waits for the verdict on the instance's processes, which were looked at since it is this attempt's.
 	verified func() error
-	// looked are the processes that it is about.
+	// told waits until the instance has been told which one it is.
+	told func() error
+	// looked are the processes that verified is about.
 	looked []int
 	// adopted waits until the files of a spare are the container's.
 	adopted func() error
@@ -121,7 +123,8 @@ func (a *attempt) make(ctx context.Context, by seedpool.Rung) error {
 	defer stop()
 	restore, cancel := context.WithTimeout(ctx, restoreTimeout)
 	got, err := a.pool.Restore(restore, &api.RestoreRequest{
-		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, Cgroup: a.cgroup.Path, Netns: a.req.joins(),
+		Namespace: a.ns, Id: a.ask.ID, Seed: a.seed.Id, Upperdir: a.req.upperdir, Cgroup: a.cgroup.Path, Netns: a.req.netns,
+		Ipcns: a.req.ipcns, Utsns: a.req.utsns,
 		ShimPid: uint32(os.Getpid()), Fork: by == seedpool.RungFork,
 	})
 	cancel()
@@ -156,7 +159,9 @@ func (a *attempt) own(inst *api.Instance) error {
 	if a.looked, err = a.processes(inst.Cgroup); err != nil {
 		return err
 	}
-	a.verified = beside(a.verify)
+	a.verified, a.told = beside(a.verify), beside(a.tellIdentity)
+	// Nothing is written to a process that is given back: its number may be another's then.
+	a.undo = append(a.undo, func(context.Context) error { _ = a.told(); return nil })
 	return nil
 }
 

@@ -450,7 +450,7 @@ func (p *bedPool) make(netns string) (*api.Instance, error) {
 	if p.alter != nil {
 		p.alter(spec)
 	}
-	if i := slices.IndexFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == "network" }); netns == hostNetns {
+	if i := slices.IndexFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == "network" }); netns == hostNamespace("network") {
 		spec.Linux.Namespaces = slices.Delete(spec.Linux.Namespaces, i, i+1)
 	} else {
 		spec.Linux.Namespaces[i].Path = netns

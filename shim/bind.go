@@ -58,11 +58,11 @@ func (a *attempt) bind(ctx context.Context) error {
 		{"hostname", a.setHostname},
 		{"rlimits", a.setRlimits},
 		{"oom", a.setOOMScore},
-		{"sysctl", a.setNetSysctls},
+		{"sysctl", a.setSysctls},
 		{"mounts", a.addLateMounts},
 		{"memory", a.holdMemory},
 		{"verify", func(context.Context) error { return a.verifiedAll() }},
-		{"identity", a.tellIdentity},
+		{"identity", func(context.Context) error { return a.told() }},
 		{"state", func(context.Context) error { return written() }},
 		{"files", a.files},
 		{"hooks", a.runCreateHooks},
@@ -102,8 +102,11 @@ func (a *attempt) processes(cgroup string) ([]int, error) {
 	return pids, nil
 }
 
-// setHostname gives the instance its host name; like runc, a spec that names none leaves the host's.
+// setHostname gives the instance its host name; like runc, a spec that names none leaves the host's. In a UTS namespace that it joins it has that one's.
 func (a *attempt) setHostname(context.Context) error {
+	if a.req.utsns != "" {
+		return nil
+	}
 	name := a.spec.Hostname
 	if name == "" {
 		var err error
@@ -123,7 +126,7 @@ func (a *attempt) addLateMounts(context.Context) error {
 	var late []linux.BindMount
 	for _, m := range a.spec.Mounts {
 		target := filepath.Clean(m.Destination)
-		if _, baked := a.seed.Key.GetMounts()[target]; baked && !slices.Contains(a.seed.LateMounts, target) {
+		if !seedpool.BoundLate(a.seed, m) {
 			continue
 		}
 		if !isBind(m) {
@@ -144,7 +147,7 @@ func (a *attempt) addLateMounts(context.Context) error {
 // verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share. The instance is
 // frozen: what is true of it where it was made is true of it where it is moved.
 func (a *attempt) verify() error {
-	if err := verifyNamespaces(a.spec, a.req.netns, a.looked); err != nil {
+	if err := verifyNamespaces(a.spec, a.req, a.looked); err != nil {
 		return err
 	}
 	return verifyCreds(a.spec, a.instance, a.looked)

@@ -14,6 +14,11 @@ import (
 func (s *service) Create(ctx context.Context, r *taskAPI.CreateTaskRequest) (*taskAPI.CreateTaskResponse, error) {
 	s.begin()
 	defer s.end()
+	opts, err := runcOptions(r.Options)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
+	r.Options = opts
 	resp, record, err := s.woken.create(ctx, r)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -30,7 +29,7 @@ type said struct {
 
 // tellIdentity writes into the instance which one it is: generation, which no other wake has; entropy; the late variables, as in /proc/PID/environ; and the container's
 // names. An instance of a seed that has no place for them is told nothing.
-func (a *attempt) tellIdentity(context.Context) error {
+func (a *attempt) tellIdentity() error {
 	if !a.seed.Identity {
 		return nil
 	}

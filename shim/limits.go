@@ -96,34 +96,3 @@ func (a *attempt) setOOMScore(context.Context) error {
 	}
 	return nil
 }
-
-// setNetSysctls writes the sysctls of the spec that belong to the network namespace: the image holds those of the other namespaces,
-// but a network namespace is always a new one. /proc/sys/net shows the network namespace of the thread that opens it.
-func (a *attempt) setNetSysctls(context.Context) error {
-	var names []string
-	for name := range a.spec.Linux.Sysctl {
-		if strings.HasPrefix(name, "net.") {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	if a.req.hostNetwork {
-		return fmt.Errorf("set %s: the network namespace is the host's", names[0])
-	}
-	ns, err := linux.NSFile(int(a.instance.Pid), "net")
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return linux.Enter([]linux.NS{{File: ns}}, func() error {
-		for _, name := range names {
-			file := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
-			if err := os.WriteFile(file, []byte(a.spec.Linux.Sysctl[name]), 0o644); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}

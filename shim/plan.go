@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -17,47 +18,53 @@ type request struct {
 	terminal, checkpoint, systemd bool
 	// upperdir is the writable layer of the container's overlay; empty: its root is no overlay of containerd's making.
 	upperdir string
-	// shared names a namespace that the container shares with the host or with another container; empty: none but perhaps the network.
+	// shared names a namespace that the container shares with the host or with another container, and that no instance could join; empty: none.
 	shared string
 	// userNamespace: the container has a user namespace, or joins one.
 	userNamespace bool
-	// hostNetwork: it uses the host's network; netns: it joins the one at this path; neither: it gets one of its own.
-	hostNetwork bool
-	netns       string
+	// netns, ipcns and utsns are the namespaces that it joins, hostNamespace if it has the host's; empty: it gets one of its own.
+	netns, ipcns, utsns string
 }
 
-// hostNetns is what a restore is told when the container uses the host's network.
-const hostNetns = "/proc/1/ns/net"
+// hostNamespace is what a restore is told when the container uses one of the host's: that of whoever starts it, which is ours (resemble).
+func hostNamespace(kind specs.LinuxNamespaceType) string {
+	return namespaceFile(os.Getpid(), procNamespaces[kind])
+}
 
-// joins is the network namespace that an instance must be restored in; empty: a new one.
-func (r request) joins() string {
-	if r.hostNetwork {
-		return hostNetns
-	}
-	return r.netns
+// joins are the namespaces that an instance is made in, by kind.
+func (r *request) joins() map[specs.LinuxNamespaceType]*string {
+	return map[specs.LinuxNamespaceType]*string{specs.NetworkNamespace: &r.netns, specs.IPCNamespace: &r.ipcns, specs.UTSNamespace: &r.utsns}
 }
 
 // readNamespaces takes from the spec which namespaces the container shares.
 func (r *request) readNamespaces(spec *specs.Spec) {
-	own := make(map[specs.LinuxNamespaceType]bool)
+	own, joins := make(map[specs.LinuxNamespaceType]bool), r.joins()
 	for _, ns := range spec.Linux.Namespaces {
 		own[ns.Type] = true
+		path := joins[ns.Type]
 		switch {
 		case ns.Type == specs.UserNamespace:
 			r.userNamespace = true
-		case ns.Type == specs.NetworkNamespace:
-			r.netns = ns.Path
+		case path != nil:
+			*path = ns.Path
 		case ns.Path != "" && r.shared == "":
 			r.shared = fmt.Sprintf("%s %s", ns.Type, ns.Path)
 		}
 	}
-	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace} {
 		if !own[kind] && r.shared == "" {
 			r.shared = fmt.Sprintf("%s of the host", kind)
 		}
 	}
-	r.hostNetwork = !own[specs.NetworkNamespace]
+	for kind, path := range joins {
+		if !own[kind] {
+			*path = hostNamespace(kind)
+		}
+	}
 }
+
+// hostNetwork says whether it uses the host's network.
+func (r *request) hostNetwork() bool { return r.netns == hostNamespace(specs.NetworkNamespace) }
 
 // upperOf finds the writable layer among the options of an overlay mount.
 func upperOf(options []string) string {
@@ -90,18 +97,24 @@ func plan(req request, found *api.LookupResponse) []step {
 	case reason != "":
 		thaw.pass(reason, detail)
 		restore.pass(reason, detail)
-	case req.hostNetwork:
+	case req.hostNetwork():
 		thaw.pass(seedpool.ReasonHostNetwork, "")
 	case req.netns != "":
 		thaw.pass(seedpool.ReasonNetnsPath, req.netns)
+	case req.ipcns+req.utsns != "":
+		thaw.pass(seedpool.ReasonSharedNamespace, req.ipcns+" "+req.utsns)
 	case found.Spares == 0:
 		thaw.pass(seedpool.ReasonNoSpare, found.Seed.Name)
 	}
+	if found != nil && found.Unforkable != "" {
+		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
+	}
+	if found.GetSeed().GetOwnNamespaces() && req.ipcns+req.utsns != "" {
+		fork.pass(seedpool.ReasonOwnNamespaces, found.Seed.Name)
+		restore.pass(seedpool.ReasonOwnNamespaces, found.Seed.Name)
+	}
 	if found == nil || !found.Forks {
 		return []step{thaw, restore, {rung: seedpool.RungCold}}
-	}
-	if found.Unforkable != "" {
-		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
 	}
 	return []step{thaw, fork, restore, {rung: seedpool.RungCold}}
 }

@@ -59,11 +59,11 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 			},
 		},
 		{
-			"host network of a clone", plain(func(r *request) { r.hostNetwork = true }), forks(seed(1), ""),
+			"host network of a clone", plain(func(r *request) { r.netns = hostNamespace("network") }), forks(seed(1), ""),
 			[]step{pass(seedpool.RungThaw, seedpool.ReasonHostNetwork, ""), try(seedpool.RungFork), try(seedpool.RungRestore), try(seedpool.RungCold)},
 		},
 		{"seed without a spare", plain(nil), seed(0), restoreFirst(seedpool.ReasonNoSpare, "shop")},
-		{"host network", plain(func(r *request) { r.hostNetwork = true }), seed(1), restoreFirst(seedpool.ReasonHostNetwork, "")},
+		{"host network", plain(func(r *request) { r.netns = hostNamespace("network") }), seed(1), restoreFirst(seedpool.ReasonHostNetwork, "")},
 		{
 			"network namespace by path", plain(func(r *request) { r.netns = "/run/netns/a" }), seed(1),
 			restoreFirst(seedpool.ReasonNetnsPath, "/run/netns/a"),
@@ -113,7 +113,7 @@ func TestRequestKnowsWhichNamespacesTheContainerShares(t *testing.T) {
 		want request
 	}{
 		{"its own of each kind", with(specs.LinuxNamespace{Type: "network"}, specs.LinuxNamespace{Type: "cgroup"}), request{}},
-		{"host network", with(), request{hostNetwork: true}},
+		{"host network", with(), request{netns: hostNamespace("network")}},
 		{"network by path", with(specs.LinuxNamespace{Type: "network", Path: "/n"}), request{netns: "/n"}},
 		{"user namespace", with(specs.LinuxNamespace{Type: "network"}, specs.LinuxNamespace{Type: "user"}), request{userNamespace: true}},
 		{
@@ -128,7 +128,11 @@ func TestRequestKnowsWhichNamespacesTheContainerShares(t *testing.T) {
 		{
 			"pod's ipc",
 			ns(own[0], specs.LinuxNamespace{Type: "ipc", Path: "/proc/9/ns/ipc"}, own[2], own[3], specs.LinuxNamespace{Type: "network", Path: "/n"}),
-			request{shared: "ipc /proc/9/ns/ipc", netns: "/n"},
+			request{ipcns: "/proc/9/ns/ipc", netns: "/n"},
+		},
+		{
+			"host's ipc and uts", ns(own[0], own[3], specs.LinuxNamespace{Type: "network"}),
+			request{ipcns: hostNamespace("ipc"), utsns: hostNamespace("uts")},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -109,6 +109,6 @@ func (w *wake) reservation(ctx context.Context) *reservation {
 
 // take makes what was reserved this attempt's.
 func (a *attempt) take(r *reservation) {
-	a.identity, a.verified, a.looked, a.adopted, a.undo = r.identity, r.verified, r.looked, r.adopted, r.undo
+	a.identity, a.verified, a.told, a.looked, a.adopted, a.undo = r.identity, r.verified, r.told, r.looked, r.adopted, r.undo
 	a.record.noteAhead(r.record)
 }

@@ -221,20 +221,19 @@ func labelOf(spec *specs.Spec) string {
 	return want
 }
 
-// verifyNamespaces makes sure that no process of an instance is in a namespace of the host's that the spec does not share with it.
-// netns is the path of the network namespace that the spec names, if it does.
-func verifyNamespaces(spec *specs.Spec, netns string, pids []int) error {
+// verifyNamespaces makes sure that every process of an instance is in the namespaces that it is to join, and in no other of the host's.
+func verifyNamespaces(spec *specs.Spec, req request, pids []int) error {
+	joins := req.joins()
 	for _, pid := range pids {
-		for _, ns := range spec.Linux.Namespaces {
-			kind, ok := procNamespaces[ns.Type]
-			if !ok {
-				continue
-			}
+		for of, kind := range procNamespaces {
 			own := namespaceFile(pid, kind)
-			wanted := ns.Type == specs.NetworkNamespace && netns != ""
 			against := filepath.Join("/proc/self/ns", kind)
-			if wanted {
-				against = netns
+			wanted := joins[of] != nil && *joins[of] != ""
+			switch {
+			case wanted:
+				against = *joins[of]
+			case !slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == of }):
+				continue
 			}
 			same, err := sameFile(own, against)
 			if err != nil {

@@ -14,10 +14,14 @@ func (s *Stack) configure() error {
 	if err := os.Symlink(s.bin("criu"), s.path("criu")); err != nil {
 		return err
 	}
+	disabled, pods, err := s.configureCRI()
+	if err != nil {
+		return err
+	}
 	containerd := fmt.Sprintf(`version = 3
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri",
+disabled_plugins = [%s"io.containerd.nri.v1.nri",
   "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs"]
 [grpc]
   address = %q
@@ -26,8 +30,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 [proxy_plugins.%s]
   type = "snapshot"
   address = %q
-`, s.path("root"), s.path("state"), s.Address(), s.path("containerd.ttrpc"), Snapshotter, s.path("run/snapshotter.sock"))
-	if err := os.WriteFile(s.path("containerd.toml"), []byte(containerd), 0o600); err != nil {
+`, s.path("root"), s.path("state"), disabled, s.Address(), s.path("containerd.ttrpc"), Snapshotter, s.path("run/snapshotter.sock"))
+	if err := os.WriteFile(s.path("containerd.toml"), []byte(containerd+pods), 0o600); err != nil {
 		return err
 	}
 	sproutd := fmt.Sprintf("run_dir = %q\nstate_dir = %q\ncgroup_root = %q\ncriu = %q\nrunc = %q\n%s\n",

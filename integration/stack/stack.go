@@ -40,6 +40,8 @@ type Options struct {
 	NoSproutd bool
 	// Config is appended to sproutd's configuration file.
 	Config string
+	// CRI has containerd serve Kubernetes' container runtime interface, with pods of Runtime and images of SandboxImage; the namespace must be CRINamespace.
+	CRI bool
 	// Env is added to the environment of both daemons.
 	Env []string
 }
@@ -53,6 +55,7 @@ type Stack struct {
 	out        string
 	log        io.Writer
 	config     string
+	cri        bool
 	env        []string
 	containerd *daemon
 	sproutd    *daemon
@@ -66,7 +69,7 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 			return nil, err
 		}
 	}
-	s := &Stack{Dir: dir, Namespace: o.Namespace, out: o.Out, log: o.Log, config: o.Config, env: o.Env}
+	s := &Stack{Dir: dir, Namespace: o.Namespace, out: o.Out, log: o.Log, config: o.Config, cri: o.CRI, env: o.Env}
 	if s.Namespace == "" {
 		s.Namespace = filepath.Base(dir)
 	}
@@ -132,7 +135,7 @@ func (s *Stack) Close() error {
 	if s.Client != nil {
 		errs = append(errs, s.RemoveAll(ctx), s.retire(ctx), s.Client.Close())
 	}
-	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays(), s.removeNamespace())
+	errs = append(errs, s.containerd.stop(), s.sproutd.stop(), s.endStrays(), s.removeNamespace(), s.removeBridge())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close stack (files kept in %s): %w", s.Dir, err)
 	}

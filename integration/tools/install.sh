@@ -1,7 +1,7 @@
 #!/bin/bash
-# Puts everything that sprout is tested against into _out/bin: containerd, ctr, runc and CRIU.
+# Puts everything that sprout is tested against into _out/bin: containerd, ctr, runc, CRIU and network plugins for pods.
 #
-#   install.sh [packages|containerd|runc|criu|dev]...     default: all but dev, which only `make check` needs
+#   install.sh [packages|containerd|runc|cni|criu|dev]...     default: all but dev, which only `make check` needs
 #
 # Each step remembers that it is done; running again costs nothing. Nothing is installed on the machine but the Debian
 # packages listed below, and those only when missing. OUT=dir puts the results elsewhere.
@@ -10,6 +10,7 @@ set -euo pipefail
 
 containerd_version=v2.4.2
 runc_version=v1.5.2
+cni_version=v1.9.1
 criu_minimum=4.2 # older ones cannot restore sockets on kernels >= 6.16
 
 packages=(
@@ -67,6 +68,12 @@ install_runc() {
 		-ldflags "-s -w" -tags seccomp github.com/opencontainers/runc@$runc_version
 }
 
+# install_cni takes what a pod needs to have an address.
+install_cni() {
+	local module=github.com/containernetworking/plugins/plugins
+	CGO_ENABLED=0 go_install "CNI plugins $cni_version" -ldflags "-s -w" $module/{main/bridge,main/loopback,ipam/host-local}@$cni_version
+}
+
 criu_new_enough() {
 	local have
 	have=$("$1" --version 2>/dev/null | sed -n 's/^Version: *//p')
@@ -119,9 +126,10 @@ step() {
 	packages) install_packages ;;
 	containerd) need_go && once containerd "$containerd_version" install_containerd ;;
 	runc) need_go && once runc "$runc_version" install_runc ;;
+	cni) need_go && once cni "$cni_version" install_cni ;;
 	criu) once criu "$criu_minimum $OUT" install_criu ;;
 	dev) need_go && once dev "${go_tools[*]}" install_dev ;;
-	*) die "unknown step $1: packages, containerd, runc, criu or dev" ;;
+	*) die "unknown step $1: packages, containerd, runc, cni, criu or dev" ;;
 	esac
 }
 
@@ -131,6 +139,7 @@ install_all() {
 	step criu &
 	step runc
 	step containerd
+	step cni
 	wait $!
 }
 

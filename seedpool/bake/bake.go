@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -54,6 +55,8 @@ type Result struct {
 	StdioKeys [3]string
 	Processes int
 	Threads   int
+	// OwnNamespaces: the app has something in its own IPC or UTS namespace, and can join no other.
+	OwnNamespaces bool
 	// Phases are the steps and how long they took.
 	Phases []*api.Phase
 	// ImageBytes is the size of the images on disk.
@@ -204,6 +207,11 @@ func (b *bake) settle(ctx context.Context) error {
 
 func (b *bake) dump(ctx context.Context) error {
 	b.progress.set(StepDump, "dumping the container", 0, 0)
+	if slices.ContainsFunc(b.o.Spec.Mounts, IsPodMemory) {
+		if err := leftInPodMemory(b.c.pid); err != nil {
+			return err
+		}
+	}
 	dumped, err := restore.Dump(ctx, b.o.CRIU, restore.DumpOptions{
 		PID:       b.c.pid,
 		ImagesDir: b.o.ImagesDir,
@@ -219,7 +227,7 @@ func (b *bake) dump(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	b.result.Spec = b.spec
-	b.result.StdioKeys = dumped.StdioKeys
+	b.result.StdioKeys, b.result.OwnNamespaces = dumped.StdioKeys, dumped.OwnNamespaces
 	b.result.Processes, b.result.Threads = dumped.Processes, dumped.Threads
 	b.result.ImageBytes, err = size(b.o.ImagesDir)
 	return err

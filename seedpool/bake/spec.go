@@ -41,7 +41,7 @@ func addIdentity(spec *specs.Spec, lateMounts []string) {
 }
 
 // adapt gives the spec under which the app is baked: its own copy, without what an instance gets later (late mounts, hooks), with
-// IdentityDir, the cgroup of the bake and a network namespace without a path. The hostname and the resources stay as asked. A spec whose image
+// IdentityDir, the cgroup of the bake and network, IPC and UTS namespaces of its own. The hostname and the resources stay as asked. A spec whose image
 // could not be woken elsewhere is refused.
 func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, error) {
 	if err := refuse(asked); err != nil {
@@ -59,13 +59,17 @@ func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, 
 			return path.Clean(m.Destination) == path.Clean(late)
 		})
 	})
+	ownMemory(spec)
 	addIdentity(spec, lateMounts)
-	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
-		return n.Type == specs.NetworkNamespace
-	})
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return slices.Contains(ownNamespaces, n.Type) })
+	for _, kind := range ownNamespaces {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
+	}
 	return spec, nil
 }
+
+// ownNamespaces has an app while it is baked, whichever its instances are to join.
+var ownNamespaces = []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace}
 
 // refuse names the part of a spec that no image can carry.
 func refuse(spec *specs.Spec) error {
@@ -82,12 +86,12 @@ func refuse(spec *specs.Spec) error {
 		if n.Type == specs.UserNamespace {
 			return errors.New("the spec has a user namespace")
 		}
-		if n.Path != "" && n.Type != specs.NetworkNamespace {
+		if n.Path != "" && !slices.Contains(ownNamespaces, n.Type) {
 			return fmt.Errorf("the spec joins the %s namespace %s", n.Type, n.Path)
 		}
 		has[n.Type] = true
 	}
-	for _, own := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+	for _, own := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace} {
 		if !has[own] {
 			return fmt.Errorf("the spec uses the host's %s namespace", own)
 		}

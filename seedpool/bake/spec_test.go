@@ -1,6 +1,7 @@
 package bake
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,7 +48,9 @@ func TestSpecIsAdaptedForTheBake(t *testing.T) {
 	want.Hooks = nil
 	want.Mounts = []specs.Mount{want.Mounts[0], want.Mounts[4], identityMount}
 	want.Linux.CgroupsPath = "/sprout/bakes/b1"
-	want.Linux.Namespaces[4].Path = ""
+	want.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -78,6 +81,27 @@ func TestIdentityGoesWhereNothingElseIs(t *testing.T) {
 	}
 }
 
+func TestAppOfAPodIsBakedWithNamespacesAndMemoryOfItsOwn(t *testing.T) {
+	asked := someSpec()
+	asked.Linux.Namespaces[1].Path, asked.Linux.Namespaces[2].Path = "/proc/9/ns/ipc", "/proc/9/ns/uts"
+	asked.Mounts = append(asked.Mounts, specs.Mount{Destination: "/dev/shm/", Type: "bind", Source: "/run/pod/shm", Options: []string{"rbind"}})
+	got, err := adapt(asked, nil, "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range got.Linux.Namespaces {
+		if ns.Path != "" {
+			t.Errorf("%s namespace of the pod", ns.Type)
+		}
+	}
+	if !slices.ContainsFunc(got.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/shm" && m.Type == "tmpfs" }) {
+		t.Errorf("mounts %v", got.Mounts)
+	}
+	if m := asked.Mounts[len(asked.Mounts)-1]; m.Type != "bind" {
+		t.Errorf("the caller's spec was changed: %v", m)
+	}
+}
+
 func TestHostNetworkIsReplacedByAFreshOne(t *testing.T) {
 	asked := someSpec()
 	asked.Linux.Namespaces = asked.Linux.Namespaces[:4]
@@ -103,9 +127,9 @@ func TestSpecThatNoImageCarriesIsRefused(t *testing.T) {
 		"lacks":          func(s *specs.Spec) { s.Root = nil },
 		"shares":         func(s *specs.Spec) { s.Linux.RootfsPropagation = "rshared" },
 		"user namespace": func(s *specs.Spec) { s.Linux.Namespaces[0].Type = specs.UserNamespace },
-		"joins the ipc":  func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/1/ns/ipc" },
+		"joins the pid":  func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" },
 		"host's pid":     func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] },
-		"host's mount":   func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:3] },
+		"host's mount":   func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:1] },
 	} {
 		spec := someSpec()
 		change(spec)

@@ -17,9 +17,9 @@ import (
 // Files go with a request. Nil ones are /dev/null.
 type Files struct {
 	Streams [standardStreams]*os.File
-	// Cgroup is a v2 directory, Net a network namespace, Root a detached mount tree, as Sandbox says; a
+	// Cgroup is a v2 directory, Root a detached mount tree, the others are namespaces, as Sandbox says; a
 	// tree is used up by one request.
-	Cgroup, Net, Root *os.File
+	Cgroup, Net, Root, IPC, UTS *os.File
 }
 
 // Phase is a part of the making of a clone.
@@ -96,6 +96,9 @@ func (t *Template) failure(p *program, m message) error {
 func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return nil, fmt.Errorf("clone template %d: %w", t.pid, ErrZygoteGone)
+	}
 	began := time.Now()
 	if t.program.SharedFiles && !s.Root {
 		return nil, fmt.Errorf("clone template %d: it writes to mapped files, and the clone has no root of its own", t.pid)
@@ -131,7 +134,7 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 }
 
 func (t *Template) files(gate *os.File, f Files) []*os.File {
-	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root}
+	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root, f.IPC, f.UTS}
 	for n := range list {
 		if list[n] == nil {
 			list[n] = t.filler

@@ -482,4 +482,10 @@ func TestATemplateWhoseZygoteHasEndedSaysSo(t *testing.T) {
 			t.Errorf("clone of it: %v", err)
 		}
 	}
+	if err := template.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := template.Clone(timeout(t), Sandbox{}, Files{}); !errors.Is(err, ErrZygoteGone) {
+		t.Errorf("clone of a template that was closed: %v", err)
+	}
 }

@@ -35,6 +35,8 @@ const (
 	fdCgroup
 	fdNet
 	fdRoot
+	fdIPC
+	fdUTS
 	fdCount
 )
 

@@ -7,7 +7,7 @@ import (
 
 // Sandbox is what a clone has of its own beyond its process.
 type Sandbox struct {
-	// Hostname in the clone's UTS namespace; empty leaves the template's.
+	// Hostname in the clone's own UTS namespace; empty leaves the template's.
 	Hostname string
 	// Root: the mount tree that comes with the request becomes the clone's root, and nothing of the template's mounts is left. What the process has open is
 	// opened there by the same paths.
@@ -18,6 +18,8 @@ type Sandbox struct {
 	Mounts []Mount
 	// OwnNet makes a network namespace with only a loopback device; else the clone joins the one that comes with the request.
 	OwnNet bool
+	// JoinIPC and JoinUTS: it joins the ones that come with the request; else it has new ones.
+	JoinIPC, JoinUTS bool
 	// Cgroup: the clone begins in the cgroup that comes with the request.
 	Cgroup bool
 	// CgroupNS: it has a cgroup namespace whose root is that cgroup. Where there are v1 hierarchies it would have the template's in those.
@@ -50,12 +52,14 @@ func (p *Program) request(number uint64, s Sandbox) ([]byte, *program, error) {
 	temp := r.words(0)
 	entry.add(poke("begin", temp, 0).then(FlagJump, "request"))
 
-	flags := uint64(cloneNewPID | cloneNewNS | cloneNewUTS | cloneNewIPC)
-	if s.OwnNet {
-		flags |= cloneNewNet
-	}
-	if s.Cgroup {
-		flags |= cloneIntoCgroup
+	flags := uint64(cloneNewPID | cloneNewNS)
+	for _, f := range []struct {
+		set  bool
+		flag uint64
+	}{{!s.JoinUTS, cloneNewUTS}, {!s.JoinIPC, cloneNewIPC}, {s.OwnNet, cloneNewNet}, {s.Cgroup, cloneIntoCgroup}} {
+		if f.set {
+			flags |= f.flag
+		}
 	}
 	args := r.words(cloneArgs{flags: flags, exitSignal: signalChild, cgroup: uint64(p.FDBase + fdCgroup)}.words()...)
 	r.list("request").add(
@@ -89,11 +93,17 @@ func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
 	} else {
 		l.add(call("join the network namespace", sysSetns, uint64(p.FDBase+fdNet), cloneNewNet))
 	}
+	if s.JoinIPC {
+		l.add(call("join the IPC namespace", sysSetns, uint64(p.FDBase+fdIPC), cloneNewIPC))
+	}
+	if s.JoinUTS {
+		l.add(call("join the UTS namespace", sysSetns, uint64(p.FDBase+fdUTS), cloneNewUTS))
+	}
 	if s.CgroupNS {
 		l.add(call("make a cgroup namespace", sysUnshare, cloneNewCgroup))
 	}
 	p.mounts(r, l, s)
-	if s.Hostname != "" {
+	if s.Hostname != "" && !s.JoinUTS {
 		l.add(call("set the host name", sysSethostname, r.string(s.Hostname), uint64(len(s.Hostname))))
 	}
 	l.add(poke("go on", temp, 0).then(FlagJump, "clone"))

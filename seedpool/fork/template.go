@@ -26,6 +26,7 @@ type Template struct {
 	// mu: one clone at a time. It is held while a clone is made.
 	mu     sync.Mutex
 	number uint64
+	closed bool
 }
 
 // ErrRefused means that a process cannot be cloned. The error is a *RefusedError.
@@ -225,6 +226,12 @@ func (t *Template) Program() *Program { return t.program }
 // Close ends the zygote. Clones that were released live on as long as the pid namespace that they were made in: if the template is its first process, as
 // long as the template.
 func (t *Template) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
+	t.closed = true
 	var all error
 	if t.control != nil {
 		all = t.control.Close()

@@ -11,7 +11,7 @@
 // Life of the seed's template, if instances are to be cloned: the first request for a clone has it made, once, in a pid namespace whose first process is a holder
 // (Hold). It is frozen; awake is only its zygote, in a cgroup beside it. When the keeper retires it ends both. When it is killed, the zygote loses its socket and
 // ends, the holder ends the template and stays until the last clone has ended, and sproutd removes cgroups and files. A zygote that was killed makes no more
-// clones: from then on instances are restored. A holder that is killed takes template, zygote and clones with it, as a container's init does its container.
+// clones: its template is ended, clones go on, and the next request for a clone has another template made, a few times. A holder that is killed takes template, zygote and clones with it, as a container's init does its container.
 //
 // Life of an instance here: its standard streams are pipes, which the keeper holds open at both ends until Forget, when the container's shim has opened
 // them at /proc/<keeper>/fd; its process is waited for until it ends, and its wait status is written to the directory's exit file. What others need then

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/sproutrun/sprout/seedpool/fork"
 	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/restore"
@@ -19,7 +17,8 @@ import (
 // forked makes the process by cloning the seed's template.
 func (m *making) forked(ctx context.Context) (pid int, err error) {
 	from := time.Now()
-	template, err := m.template.get(ctx, m.config, m.request, m.spec)
+	current := m.templates.current()
+	template, err := current.get(ctx, m.config, m.request, m.spec)
 	if err != nil {
 		return 0, err
 	}
@@ -31,7 +30,7 @@ func (m *making) forked(ctx context.Context) (pid int, err error) {
 	}
 	c, err := template.Clone(ctx, sandbox, files)
 	if errors.Is(err, fork.ErrZygoteGone) {
-		err = fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+		err = fmt.Errorf("%w: %w", err, m.templates.retire(current))
 	}
 	if err != nil {
 		return 0, err
@@ -71,7 +70,8 @@ func (m *making) sandbox() (s fork.Sandbox, f fork.Files, err error) {
 	}
 	s = fork.Sandbox{Root: true, Cgroup: true, CgroupNS: m.options.CgroupNS, Hostname: m.spec.Hostname}
 	copy(f.Streams[:], m.options.Stdio[:])
-	f.Net = m.options.NetNS
+	f.Net, f.IPC, f.UTS = m.options.NetNS, m.options.IPCNS, m.options.UTSNS
+	s.JoinIPC, s.JoinUTS = f.IPC != nil, f.UTS != nil
 	if f.Cgroup, err = m.made.cgroup.Open(); err != nil {
 		return s, f, err
 	}

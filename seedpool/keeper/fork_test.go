@@ -256,3 +256,40 @@ while True: time.sleep(0.1)`)
 	}
 	b.make("restored")
 }
+
+func TestATemplateWhoseZygoteHasDiedIsFollowedByAnother(t *testing.T) {
+	b := newBed(t, "python-demo", "http://:8080/")
+	var clones []*api.Instance
+	for n := range mostGenerations + 1 {
+		i, err := b.tryFork(fmt.Sprint("clone-", n))
+		if n == mostGenerations {
+			if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+				t.Errorf("after %d zygotes: %v", n, err)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		clones = append(clones, i)
+		zygote, err := linux.Cgroup{Path: b.root + "/template/awake"}.Procs()
+		if err != nil || len(zygote) != 1 {
+			t.Fatalf("zygotes %v, %v", zygote, err)
+		}
+		if err := syscall.Kill(zygote[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		// Whoever is the first to ask learns that it has died; after that there is another, or none.
+		if _, err := b.tryFork(fmt.Sprint("lost-", n)); err == nil {
+			t.Error("a clone of a dead zygote")
+		}
+	}
+	for _, i := range clones {
+		if err := (linux.Cgroup{Path: i.Cgroup}).Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		if err := bake.Probe(t.Context(), int(i.Pid), mustReady(t, "http://:8080/")); err != nil {
+			t.Error(err)
+		}
+	}
+}

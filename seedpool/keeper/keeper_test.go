@@ -324,7 +324,7 @@ func TestFailedRestoreLeavesNothingAndSaysWhy(t *testing.T) {
 	if err := os.CopyFS(r.Images, os.DirFS(filepath.Join(b.dir, "images"))); err != nil {
 		t.Fatal(err)
 	}
-	names, err := filepath.Glob(filepath.Join(r.Images, "utsns-*.img"))
+	names, err := filepath.Glob(filepath.Join(r.Images, "mountpoints-*.img"))
 	if err != nil || len(names) != 1 {
 		t.Fatal(names, err)
 	}

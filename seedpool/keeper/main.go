@@ -67,7 +67,7 @@ func serve(ctx context.Context, c Config, ready func()) error {
 	if errors.Is(err, ttrpc.ErrServerClosed) {
 		err = nil
 	}
-	err = errors.Join(err, s.template.end())
+	err = errors.Join(err, s.templates.end())
 	if !isFile(c.Socket+".lock", lock) {
 		return err // all that has the names is another keeper's by now
 	}

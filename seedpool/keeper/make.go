@@ -25,14 +25,14 @@ const (
 
 // making is one instance on its way from a request to a process.
 type making struct {
-	config   Config
-	heat     *heat
-	template *template
-	request  *api.MakeRequest
-	spec     *specs.Spec
-	options  restore.Options
-	made     *instance
-	phases   []*api.Phase
+	config    Config
+	heat      *heat
+	templates *generations
+	request   *api.MakeRequest
+	spec      *specs.Spec
+	options   restore.Options
+	made      *instance
+	phases    []*api.Phase
 	// unshared says why the instance does not share its memory although it was to.
 	unshared *api.Fallback
 }
@@ -40,7 +40,7 @@ type making struct {
 // makeInstance restores the image of a request. After an error nothing of the instance is left but files in its directory.
 func (s *server) makeInstance(ctx context.Context, r *api.MakeRequest) (*making, error) {
 	c := s.config
-	m := &making{config: c, heat: &s.heat, template: s.template, request: r, made: newInstance(c, r)}
+	m := &making{config: c, heat: &s.heat, templates: s.templates, request: r, made: newInstance(c, r)}
 	defer m.close()
 	err := m.prepare()
 	if err == nil {
@@ -79,8 +79,7 @@ func (m *making) prepare() (err error) {
 	if err := m.streams(); err != nil {
 		return err
 	}
-	m.options.NetNS, err = m.openNetNS()
-	return err
+	return m.openNamespaces()
 }
 
 // streams makes the pipes of the standard streams, has the keeper hold them, and opens the instance's own ends. They have no name: a container whose streams
@@ -114,14 +113,26 @@ func (m *making) streams() error {
 	return nil
 }
 
-// openNetNS opens the network namespace that is asked for, as sproutd sees the path: a namespace file is a mount, and of mounts that were made later our own
+// openNamespaces opens the namespaces that are asked for, as sproutd sees the paths: a namespace file is a mount, and of mounts that were made later our own
 // namespace need not know.
-func (m *making) openNetNS() (*os.File, error) {
-	path := m.request.Netns
-	if path == "" {
-		return linux.NewNetNS()
+func (m *making) openNamespaces() (err error) {
+	if m.request.Netns == "" {
+		if m.options.NetNS, err = linux.NewNetNS(); err != nil {
+			return err
+		}
 	}
-	return os.Open(filepath.Join(spawnersRoot, filepath.Clean("/"+path)))
+	for _, ns := range []struct {
+		path string
+		file **os.File
+	}{{m.request.Netns, &m.options.NetNS}, {m.request.Ipcns, &m.options.IPCNS}, {m.request.Utsns, &m.options.UTSNS}} {
+		if ns.path == "" {
+			continue
+		}
+		if *ns.file, err = os.Open(filepath.Join(spawnersRoot, filepath.Clean("/"+ns.path))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restore stages the mounts, restores, and takes the mounts down again.
@@ -221,5 +232,5 @@ func (m *making) close() {
 	for _, f := range m.options.Stdio {
 		_ = f.Close()
 	}
-	_ = m.options.NetNS.Close()
+	closeFiles(m.options.NetNS, m.options.IPCNS, m.options.UTSNS)
 }

@@ -21,8 +21,8 @@ const restores = 2
 type server struct {
 	config Config
 	heat   heat
-	// template is what instances are cloned from.
-	template *template
+	// templates are what instances are cloned from.
+	templates *generations
 	// slots bounds the restores under way.
 	slots chan struct{}
 	// over is closed when the keeper has been retired and is empty.
@@ -45,7 +45,7 @@ type call struct {
 
 func newServer(c Config) *server {
 	return &server{
-		config: c, heat: heat{made: make(chan struct{})}, template: newTemplate(), slots: make(chan struct{}, restores), over: make(chan struct{}),
+		config: c, heat: heat{made: make(chan struct{})}, templates: newGenerations(), slots: make(chan struct{}, restores), over: make(chan struct{}),
 		instances: make(map[string]*instance), making: make(map[string]*call),
 	}
 }

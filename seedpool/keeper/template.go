@@ -28,10 +28,12 @@ const (
 	closeTimeout    = 10 * time.Second
 )
 
-// template is the seed's process that never runs, and from which instances are cloned. The first request for a clone has it made, once: when that fails, or its
-// zygote has died, instances are restored for as long as the keeper lives.
+// template is the seed's process that never runs, and from which instances are cloned. The first request for a clone has it made, once: when that fails instances are
+// restored for as long as the keeper lives.
 type template struct {
 	once sync.Once
+	// after is closed when the one before it has ended, which had the same place; nil: it is the first.
+	after <-chan struct{}
 	// forgone is closed when nobody will ask for a clone any more.
 	forgone chan struct{}
 	// made is closed when the template or err is known.
@@ -49,8 +51,8 @@ type template struct {
 	reaped  chan struct{}
 }
 
-func newTemplate() *template {
-	return &template{made: make(chan struct{}), forgone: make(chan struct{})}
+func newTemplate(after <-chan struct{}) *template {
+	return &template{after: after, made: make(chan struct{}), forgone: make(chan struct{})}
 }
 
 // get is the template, which is made from the request if it is the first. Unavailable: it is not ready, and the request does not wait. FailedPrecondition: there will be none.
@@ -85,6 +87,9 @@ func (t *template) make(c Config, r *api.MakeRequest, spec *specs.Spec) {
 		}
 	}()
 	from := time.Now()
+	if t.after != nil {
+		<-t.after
+	}
 	err := t.try(ctx, c, r, spec)
 	cancel()
 	entry := log.L.WithFields(log.Fields{"seed": c.Seed, "ms": time.Since(from).Milliseconds()})

@@ -9,6 +9,9 @@
 // the app has not run one instruction when Restore returns. What fails, is cancelled or killed on the way is killed by its cgroup, and only then is CRIU let
 // go or killed: its tasks would run without it. That it dies by itself in the two or three ms before the freeze is seen at once, but not before.
 //
+// Life of an instance's namespaces: process and mount namespace are CRIU's to make, the network namespace is given. IPC and UTS namespaces are taken out of an image when
+// it is dumped, if there is nothing in them (namespaces.go), so that an instance can be made in those of a pod, or in new ones, in which CRIU is started.
+//
 // Life of a hot image: NewHot reads an image once and makes, in a file system in memory, one in which the large anonymous mappings are private mappings
 // of a store (convert says which), sealed against everybody. Instances restored with a Memory of it have no copy of those pages but the store's own,
 // until they write. What sets a file's mapping apart from anonymous memory is what is there after the app has dropped a page (madvise, mremap, a child's

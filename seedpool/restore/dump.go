@@ -39,6 +39,8 @@ type Dumped struct {
 	StdioKeys [3]string
 	// Processes and Threads are how many were dumped.
 	Processes, Threads int
+	// OwnNamespaces: an instance can join no IPC or UTS namespace, since there is something in the app's own.
+	OwnNamespaces bool
 }
 
 // Dump writes the image of a container and ends the container. The error is an *Error; then the container may still run, and what is in ImagesDir is no image.
@@ -81,7 +83,9 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 		// The processes still stand; with an error they go on, otherwise CRIU ends them.
 		return packAll(o.PID, o.ImagesDir, o.Spec)
 	}
-	_, err = s.request(ctx, rpc.CriuReqType_DUMP, opts)
+	if _, err = s.request(ctx, rpc.CriuReqType_DUMP, opts); err == nil {
+		d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec)
+	}
 	return d, s, err
 }
 

@@ -28,6 +28,8 @@ type Options struct {
 	Staged *Staged
 	// NetNS is the network namespace to restore into.
 	NetNS *os.File
+	// IPCNS and UTSNS are those to restore into; nil: new ones, or the image's if it has its own.
+	IPCNS, UTSNS *os.File
 	// Cgroup is where the instance is to live. It exists in every hierarchy, is not frozen, and has no other process.
 	Cgroup linux.Cgroup
 	// Aside is a cgroup for CRIU itself once the instance is to be frozen.
@@ -52,25 +54,33 @@ func Restore(ctx context.Context, c CRIU, o Options) (pid int, phases []Phase, e
 }
 
 func restore(ctx context.Context, c CRIU, r *restoring) (pid int, phases []Phase, err error) {
-	o := r.o
 	r.from = time.Now()
+	join, unshare, err := r.namespaces()
+	if err != nil {
+		return 0, nil, r.failed(err)
+	}
+	r.unshare = unshare
 	// All on one thread: CRIU dies with it, so also with this process. Half a restore must not go on to an app that runs and has no owner.
-	err = linux.Enter(nil, func() error {
+	err = linux.Enter(join, func() error {
 		if err := r.run(ctx, c); err != nil {
-			err = errors.Join(err, r.undo())
-			if o.Memory != nil {
-				err = errors.Join(err, o.Memory.Close())
-			}
-			return err
+			return errors.Join(err, r.undo())
 		}
 		r.session.end()
 		r.phase("end")
 		return nil
 	})
 	if err != nil {
-		return 0, nil, newError("restore", filepath.Join(o.WorkDir, logName("restore")), r.session, err)
+		return 0, nil, r.failed(err)
 	}
 	return r.pid, r.phases, nil
+}
+
+// failed lets go of the memory that the instance would have had.
+func (r *restoring) failed(err error) error {
+	if r.o.Memory != nil {
+		err = errors.Join(err, r.o.Memory.Close())
+	}
+	return newError("restore", filepath.Join(r.o.WorkDir, logName("restore")), r.session, err)
 }
 
 // restoring is one restore under way.
@@ -81,9 +91,11 @@ type restoring struct {
 	session  *session
 	// settle ends unsettle.
 	settle func()
-	pid    int
-	from   time.Time
-	phases []Phase
+	// unshare are the namespaces that CRIU is to have anew, CLONE_NEW*.
+	unshare uintptr
+	pid     int
+	from    time.Time
+	phases  []Phase
 }
 
 func (r *restoring) phase(name string) {
@@ -170,9 +182,9 @@ func (r *restoring) start(c CRIU, files []*os.File) error {
 	} else if err := r.o.Cgroup.AttachThread(); err != nil {
 		return err
 	}
-	attr := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
+	attr := &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL, Unshareflags: r.unshare}
 	if r.o.CgroupNS {
-		attr.Unshareflags = syscall.CLONE_NEWCGROUP
+		attr.Unshareflags |= syscall.CLONE_NEWCGROUP
 	}
 	r.session, err = c.start(files, attr, run)
 	return err

@@ -787,12 +787,15 @@ type RestoreRequest struct {
 	Upperdir  string                 `protobuf:"bytes,4,opt,name=upperdir,proto3" json:"upperdir,omitempty"`
 	// The container's cgroup path (spec linux.cgroupsPath), made by the caller in every hierarchy and frozen in v2.
 	Cgroup string `protobuf:"bytes,5,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
-	// Network namespace to wake in: empty makes a new one, else a path ("/proc/1/ns/net" is the host's).
+	// Network namespace to wake in: empty makes a new one, else a path.
 	Netns string `protobuf:"bytes,6,opt,name=netns,proto3" json:"netns,omitempty"`
 	// The shim that asks: when it dies before Bound, the instance is destroyed.
 	ShimPid uint32 `protobuf:"varint,7,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
 	// Clone it from the seed's template instead. Unavailable: that is being made.
-	Fork          bool `protobuf:"varint,8,opt,name=fork,proto3" json:"fork,omitempty"`
+	Fork bool `protobuf:"varint,8,opt,name=fork,proto3" json:"fork,omitempty"`
+	// IPC and UTS namespaces to wake in, as netns.
+	Ipcns         string `protobuf:"bytes,9,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
+	Utsns         string `protobuf:"bytes,10,opt,name=utsns,proto3" json:"utsns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -881,6 +884,20 @@ func (x *RestoreRequest) GetFork() bool {
 		return x.Fork
 	}
 	return false
+}
+
+func (x *RestoreRequest) GetIpcns() string {
+	if x != nil {
+		return x.Ipcns
+	}
+	return ""
+}
+
+func (x *RestoreRequest) GetUtsns() string {
+	if x != nil {
+		return x.Utsns
+	}
+	return ""
 }
 
 type RestoreResponse struct {
@@ -1408,7 +1425,9 @@ type SeedInfo struct {
 	// Its instances have a directory that says which one they are: /run/sprout.
 	Identity bool `protobuf:"varint,21,opt,name=identity,proto3" json:"identity,omitempty"`
 	// What is done when an instance wakes, before its start is over; none: nothing.
-	AfterWake     *AfterWake `protobuf:"bytes,22,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
+	AfterWake *AfterWake `protobuf:"bytes,22,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
+	// Its instances can join no IPC or UTS namespace: the app has something in its own.
+	OwnNamespaces bool `protobuf:"varint,23,opt,name=own_namespaces,json=ownNamespaces,proto3" json:"own_namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1595,6 +1614,13 @@ func (x *SeedInfo) GetAfterWake() *AfterWake {
 		return x.AfterWake
 	}
 	return nil
+}
+
+func (x *SeedInfo) GetOwnNamespaces() bool {
+	if x != nil {
+		return x.OwnNamespaces
+	}
+	return false
 }
 
 // AfterWake is how an app learns that it was woken.
@@ -3370,6 +3396,8 @@ type MakeRequest struct {
 	AtOnce bool `protobuf:"varint,10,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
 	// Clone it from the seed's template, which the first such request makes. Else it is restored.
 	Template      *TemplatePlace `protobuf:"bytes,11,opt,name=template,proto3" json:"template,omitempty"`
+	Ipcns         string         `protobuf:"bytes,12,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
+	Utsns         string         `protobuf:"bytes,13,opt,name=utsns,proto3" json:"utsns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3479,6 +3507,20 @@ func (x *MakeRequest) GetTemplate() *TemplatePlace {
 		return x.Template
 	}
 	return nil
+}
+
+func (x *MakeRequest) GetIpcns() string {
+	if x != nil {
+		return x.Ipcns
+	}
+	return ""
+}
+
+func (x *MakeRequest) GetUtsns() string {
+	if x != nil {
+		return x.Utsns
+	}
+	return ""
 }
 
 // TemplatePlace is where a seed's template has its files and its processes. Both are the keeper's to make and to remove.
@@ -3729,7 +3771,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\aseccomp\x18\v \x01(\x05R\aseccomp\"i\n" +
 	"\rClaimResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12'\n" +
-	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xcb\x01\n" +
+	"\x04seed\x18\x02 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\"\xf7\x01\n" +
 	"\x0eRestoreRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3738,7 +3780,10 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06cgroup\x18\x05 \x01(\tR\x06cgroup\x12\x14\n" +
 	"\x05netns\x18\x06 \x01(\tR\x05netns\x12\x19\n" +
 	"\bshim_pid\x18\a \x01(\rR\ashimPid\x12\x12\n" +
-	"\x04fork\x18\b \x01(\bR\x04fork\"\x9d\x01\n" +
+	"\x04fork\x18\b \x01(\bR\x04fork\x12\x14\n" +
+	"\x05ipcns\x18\t \x01(\tR\x05ipcns\x12\x14\n" +
+	"\x05utsns\x18\n" +
+	" \x01(\tR\x05utsns\"\x9d\x01\n" +
 	"\x0fRestoreResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
@@ -3772,7 +3817,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xb6\x05\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xdd\x05\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3802,7 +3847,8 @@ const file_sprout_proto_rawDesc = "" +
 	"unforkable\x12\x1a\n" +
 	"\bidentity\x18\x15 \x01(\bR\bidentity\x123\n" +
 	"\n" +
-	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\"\x8f\x01\n" +
+	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12%\n" +
+	"\x0eown_namespaces\x18\x17 \x01(\bR\rownNamespaces\"\x8f\x01\n" +
 	"\tAfterWake\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
@@ -3936,7 +3982,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa9\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xd5\x02\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -3950,7 +3996,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06shared\x18\t \x01(\bR\x06shared\x12\x17\n" +
 	"\aat_once\x18\n" +
 	" \x01(\bR\x06atOnce\x124\n" +
-	"\btemplate\x18\v \x01(\v2\x18.sprout.v1.TemplatePlaceR\btemplate\"9\n" +
+	"\btemplate\x18\v \x01(\v2\x18.sprout.v1.TemplatePlaceR\btemplate\x12\x14\n" +
+	"\x05ipcns\x18\f \x01(\tR\x05ipcns\x12\x14\n" +
+	"\x05utsns\x18\r \x01(\tR\x05utsns\"9\n" +
 	"\rTemplatePlace\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\x9a\x01\n" +
