@@ -64,7 +64,7 @@ type pod struct {
 	config *runtime.PodSandboxConfig
 }
 
-func (n *node) pod(name string) *pod {
+func (n *node) pod(name string, changes ...func(*runtime.PodSandboxConfig)) *pod {
 	n.Helper()
 	p := &pod{node: n, config: &runtime.PodSandboxConfig{
 		Metadata:     &runtime.PodSandboxMetadata{Name: name, Uid: name + "-uid", Namespace: "shop"},
@@ -77,6 +77,9 @@ func (n *node) pod(name string) *pod {
 			},
 		},
 	}}
+	for _, change := range changes {
+		change(p.config)
+	}
 	got, err := n.cri.RunPodSandbox(n.Context(), &runtime.RunPodSandboxRequest{Config: p.config, RuntimeHandler: stack.RuntimeHandler})
 	if err != nil {
 		n.Fatal(err)
@@ -114,7 +117,7 @@ func (p *pod) start(name, image string, attempt uint32) (id string) {
 		Linux: &runtime.LinuxContainerConfig{
 			Resources: &runtime.LinuxContainerResources{CpuShares: 102, OomScoreAdj: 900, MemoryLimitInBytes: 1 << 30},
 			SecurityContext: &runtime.LinuxContainerSecurityContext{
-				NamespaceOptions: &runtime.NamespaceOption{Pid: runtime.NamespaceMode_CONTAINER},
+				NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions,
 				NoNewPrivs:       true,
 				MaskedPaths:      []string{"/proc/kcore", "/proc/keys", "/sys/firmware"},
 				ReadonlyPaths:    []string{"/proc/sys", "/proc/irq"},
@@ -219,6 +222,9 @@ func TestContainersOfAPodAreWokenInIt(t *testing.T) {
 			p.sharesMemoryWithASidecar(woken)
 			p.logsAndStats(woken)
 
+			n.podOfTheHostsIPC(rung.name)
+			n.podOfAnotherTenant()
+
 			status := p.stop(woken)
 			if want := first.stop(cold); status != want {
 				t.Errorf("exit status %d, of the one that was booted %d", status, want)
@@ -228,6 +234,37 @@ func TestContainersOfAPodAreWokenInIt(t *testing.T) {
 			wantRung(t, n.s, again, rung.name)
 			p.inPod(again)
 		})
+	}
+}
+
+// podOfTheHostsIPC: its containers are woken, too.
+func (n *node) podOfTheHostsIPC(rung string) {
+	n.Helper()
+	p := n.pod("host-ipc", func(c *runtime.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.Ipc = runtime.NamespaceMode_NODE
+	})
+	id := p.start("shop", "python-demo", 0)
+	get(n.T, n.s, id, "/")
+	wantRung(n.T, n.s, id, rung)
+	p.inPod(id)
+	host, err := os.Readlink("/proc/self/ns/ipc")
+	if err != nil {
+		n.Fatal(err)
+	}
+	if its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", pid(n.T, n.s, id))); err != nil || its != host {
+		n.Errorf("IPC namespace %s, the host's %s, %v", its, host, err)
+	}
+}
+
+// podOfAnotherTenant: a seed of one Kubernetes namespace wakes in no other.
+func (n *node) podOfAnotherTenant() {
+	n.Helper()
+	p := n.pod("stranger", func(c *runtime.PodSandboxConfig) { c.Metadata.Namespace = "bank" })
+	id := p.start("shop", "python-demo", 0)
+	get(n.T, n.s, id, "/")
+	wantRung(n.T, n.s, id, "cold")
+	if out := explain(n.T, n.s, id); !strings.Contains(out, "shop differs in kubernetesNamespace") {
+		n.Errorf("another tenant's pod:\n%s", out)
 	}
 }
 

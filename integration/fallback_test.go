@@ -66,7 +66,7 @@ func TestHostNetworkIsNotThawed(t *testing.T) {
 	setPool(t, house, bakedPython(t, house), 1)
 	run(t, house, "host-net", "python-demo", "--net-host")
 	out := explain(t, house, "host-net")
-	if strings.Contains(out, "rung thaw,") || !strings.Contains(out, "host-network") {
+	if !strings.Contains(out, "rung restore,") || !strings.Contains(out, "host-network") {
 		t.Errorf("a spare has its own network:\n%s", out)
 	}
 	if host, err := os.Readlink("/proc/self/ns/net"); err != nil || netnsOf(t, house, "host-net") != host {

@@ -30,6 +30,10 @@ var late = map[string]bool{
 	"linux.cgroupsPath":   true,
 }
 
+// tenantAnnotation is where containerd's CRI plugin writes the Kubernetes namespace of a pod. All pods of a node are in one namespace of containerd's, and the
+// memory of one tenant's app must not wake as another's.
+const tenantAnnotation = "io.kubernetes.cri.sandbox-namespace"
+
 // partNames are the names under which the better known fields appear in a key; the others appear under their path in the spec.
 var partNames = map[string]string{
 	"process.args":            "args",
@@ -74,6 +78,9 @@ func KeyOf(spec *specs.Spec) (*api.Key, error) {
 	key := &api.Key{Parts: make(map[string]string), Env: envKey(spec.Process.Env)}
 	if err := addParts(key.Parts, "", tree); err != nil {
 		return nil, err
+	}
+	if tenant, ok := spec.Annotations[tenantAnnotation]; ok {
+		key.Parts["kubernetesNamespace"] = digest([]byte(tenant))
 	}
 	if key.Mounts, key.MountOrder, err = mountKey(spec.Mounts); err != nil {
 		return nil, err

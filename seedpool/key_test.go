@@ -151,10 +151,13 @@ func TestWhatTheAppCouldSeeMakesKeysDifferUnderItsName(t *testing.T) {
 		"process.scheduler":       func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO} },
 		"process.consoleSize":     func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 1} },
 		"vm":                      func(s *specs.Spec) { s.VM = &specs.VM{} },
-		"env COLOUR":              func(s *specs.Spec) { s.Process.Env[1] = "COLOUR=blue" },
-		"env NEW":                 func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "NEW") },
-		"env PATH":                func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "PATH=/bin") },
-		"mount /data":             func(s *specs.Spec) { s.Mounts[2].Source = "/srv/b" },
+		"kubernetesNamespace": func(s *specs.Spec) {
+			s.Annotations = map[string]string{"io.kubernetes.cri.sandbox-namespace": "shop"}
+		},
+		"env COLOUR":  func(s *specs.Spec) { s.Process.Env[1] = "COLOUR=blue" },
+		"env NEW":     func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "NEW") },
+		"env PATH":    func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, "PATH=/bin") },
+		"mount /data": func(s *specs.Spec) { s.Mounts[2].Source = "/srv/b" },
 		"mount /dev/shm": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/pods/a/shm"})
 		},

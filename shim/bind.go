@@ -129,7 +129,7 @@ func (a *attempt) addLateMounts(context.Context) error {
 		if !seedpool.BoundLate(a.seed, m) {
 			continue
 		}
-		if !isBind(m) {
+		if !linux.IsBind(m.Type, m.Options) {
 			return fmt.Errorf("mount %s: type %s cannot be added to a woken container", target, m.Type)
 		}
 		source := m.Source

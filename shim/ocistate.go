@@ -18,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // runcConfig is the spec as runc understands it: made by runc's own code, so that every rule (paths of cgroups, default devices,
@@ -27,7 +28,7 @@ func runcConfig(spec *specs.Spec, id, bundle string) (*configs.Config, error) {
 	absolute.Root = &specs.Root{Path: filepath.Join(bundle, "rootfs"), Readonly: spec.Root.Readonly}
 	absolute.Mounts = slices.Clone(spec.Mounts)
 	for i, m := range absolute.Mounts {
-		if isBind(m) && !filepath.IsAbs(m.Source) {
+		if linux.IsBind(m.Type, m.Options) && !filepath.IsAbs(m.Source) {
 			absolute.Mounts[i].Source = filepath.Join(bundle, m.Source)
 		}
 	}
@@ -87,8 +88,4 @@ func writeRuncState(root string, state *libcontainer.State) error {
 		return err
 	}
 	return writeFile(filepath.Join(dir, "state.json"), data)
-}
-
-func isBind(m specs.Mount) bool {
-	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }

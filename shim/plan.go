@@ -66,6 +66,9 @@ func (r *request) readNamespaces(spec *specs.Spec) {
 // hostNetwork says whether it uses the host's network.
 func (r *request) hostNetwork() bool { return r.netns == hostNamespace(specs.NetworkNamespace) }
 
+// joined are the IPC and UTS namespaces that it does not have for itself; empty: none.
+func (r *request) joined() string { return strings.TrimSpace(r.ipcns + " " + r.utsns) }
+
 // upperOf finds the writable layer among the options of an overlay mount.
 func upperOf(options []string) string {
 	for _, o := range options {
@@ -101,15 +104,15 @@ func plan(req request, found *api.LookupResponse) []step {
 		thaw.pass(seedpool.ReasonHostNetwork, "")
 	case req.netns != "":
 		thaw.pass(seedpool.ReasonNetnsPath, req.netns)
-	case req.ipcns+req.utsns != "":
-		thaw.pass(seedpool.ReasonSharedNamespace, req.ipcns+" "+req.utsns)
+	case req.joined() != "":
+		thaw.pass(seedpool.ReasonSharedNamespace, req.joined())
 	case found.Spares == 0:
 		thaw.pass(seedpool.ReasonNoSpare, found.Seed.Name)
 	}
 	if found != nil && found.Unforkable != "" {
 		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
 	}
-	if found.GetSeed().GetOwnNamespaces() && req.ipcns+req.utsns != "" {
+	if found.GetSeed().GetOwnNamespaces() && req.joined() != "" {
 		fork.pass(seedpool.ReasonOwnNamespaces, found.Seed.Name)
 		restore.pass(seedpool.ReasonOwnNamespaces, found.Seed.Name)
 	}

@@ -68,6 +68,22 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 			"network namespace by path", plain(func(r *request) { r.netns = "/run/netns/a" }), seed(1),
 			restoreFirst(seedpool.ReasonNetnsPath, "/run/netns/a"),
 		},
+		{
+			"pod's IPC namespace", plain(func(r *request) { r.ipcns = "/proc/9/ns/ipc" }), seed(1),
+			restoreFirst(seedpool.ReasonSharedNamespace, "/proc/9/ns/ipc"),
+		},
+		{
+			"the host's IPC and UTS namespaces", plain(func(r *request) { r.ipcns, r.utsns = hostNamespace("ipc"), hostNamespace("uts") }), seed(1),
+			restoreFirst(seedpool.ReasonSharedNamespace, hostNamespace("ipc")+" "+hostNamespace("uts")),
+		},
+		{
+			"pod's namespaces, and a seed that keeps its own", plain(func(r *request) { r.netns, r.ipcns = "/run/netns/a", "/proc/9/ns/ipc" }),
+			forks(&api.LookupResponse{Seed: &api.SeedInfo{Name: "shop", OwnNamespaces: true}, Spares: 1}, ""),
+			[]step{
+				pass(seedpool.RungThaw, seedpool.ReasonNetnsPath, "/run/netns/a"), pass(seedpool.RungFork, seedpool.ReasonOwnNamespaces, "shop"),
+				pass(seedpool.RungRestore, seedpool.ReasonOwnNamespaces, "shop"), try(seedpool.RungCold),
+			},
+		},
 		{"terminal", plain(func(r *request) { r.terminal = true }), nil, onlyCold(seedpool.ReasonTTY, "")},
 		{"restore of a checkpoint", plain(func(r *request) { r.checkpoint = true }), nil, onlyCold(seedpool.ReasonCheckpoint, "")},
 		{"user namespace", plain(func(r *request) { r.userNamespace = true }), nil, onlyCold(seedpool.ReasonUserNamespace, "")},

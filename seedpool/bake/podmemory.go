@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // podMemory is where the containers of a pod share a tmpfs, which is bound from the host. An app is baked with one of its own, as it is in a container without a pod.
@@ -16,8 +17,7 @@ var podMemory = specs.Mount{
 
 // IsPodMemory says whether a mount is the memory that a pod's containers share: each instance is bound to that of its pod.
 func IsPodMemory(m specs.Mount) bool {
-	bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
-	return bound && path.Clean(m.Destination) == podMemory.Destination
+	return linux.IsBind(m.Type, m.Options) && path.Clean(m.Destination) == podMemory.Destination
 }
 
 // ownMemory gives a spec that shares such memory one of its own.

@@ -55,7 +55,7 @@ func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, 
 	spec.Hooks = nil
 	spec.Linux.CgroupsPath = cgroup
 	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
-		return slices.ContainsFunc(slices.Concat(lateFiles, lateMounts), func(late string) bool {
+		return !IsPodMemory(m) && slices.ContainsFunc(slices.Concat(lateFiles, lateMounts), func(late string) bool {
 			return path.Clean(m.Destination) == path.Clean(late)
 		})
 	})

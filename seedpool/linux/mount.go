@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,11 @@ var mountFlags = map[string]struct {
 var propagations = map[string]uintptr{
 	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC, "slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC,
 	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC, "unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
+}
+
+// IsBind says whether a mount of this type, with these options, is of a file or a directory that the host has already.
+func IsBind(kind string, options []string) bool {
+	return kind == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind")
 }
 
 // ParseMountOptions splits mount options into the kernel's flags, the propagation flags (0: none was asked for) and the file system's own data.

@@ -94,8 +94,14 @@ func rootIDs(dir string) (*criucore.TaskKobjIdsEntry, error) {
 	return nil, fmt.Errorf("inventory.img: no IPC or UTS namespace: %w", ErrImage)
 }
 
-// keepsNamespaces says whether there is something in them, or may be: settings can be changed by who has the capability.
+// sysctls is where root can change settings without a capability, unless it is read-only.
+const sysctls = "/proc/sys"
+
+// keepsNamespaces says whether there is something in them, or may be: settings can be changed by who has the capability, or may write to sysctls.
 func keepsNamespaces(dir string, spec *specs.Spec) (bool, error) {
+	if !slices.ContainsFunc(spec.Linux.ReadonlyPaths, func(p string) bool { return filepath.Clean(p) == sysctls }) {
+		return true, nil
+	}
 	if c := spec.Process.Capabilities; c != nil && (slices.Contains(c.Bounding, capSysAdmin) || slices.Contains(c.Permitted, capSysAdmin)) {
 		return true, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -95,6 +96,9 @@ while True: time.sleep(1)`
 		"semaphore": func(s *specs.Spec) { s.Process.Args = []string{"/usr/bin/python3", "-c", script} },
 		"capability": func(s *specs.Spec) {
 			s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, capSysAdmin)
+		},
+		"sysctls": func(s *specs.Spec) {
+			s.Linux.ReadonlyPaths = slices.DeleteFunc(s.Linux.ReadonlyPaths, func(p string) bool { return p == sysctls })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

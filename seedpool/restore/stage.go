@@ -111,7 +111,7 @@ func (s *Staged) stage(o StageOptions, n int, m specs.Mount) error {
 		return s.cgroups(o, source, m)
 	}
 	flags, _, data := linux.ParseMountOptions(m.Options)
-	if flags&syscall.MS_BIND != 0 || m.Type == "bind" {
+	if linux.IsBind(m.Type, m.Options) {
 		if data != "" {
 			return fmt.Errorf("unknown mount options %q", data)
 		}
