@@ -18,6 +18,8 @@ type ShimParams struct {
 	Debug             bool   `json:"debug,omitempty"`
 	// Cgroup is the one that runc's option shim_cgroup wants the shim in; empty: it stays where it is.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Options are runtime options that the launcher cannot read, an encoded Any, among which that of the shim's cgroup may be.
+	Options []byte `json:"options,omitempty"`
 	// OOMScore is what the shim's OOM score shall be; nil: as it is.
 	OOMScore *int `json:"oom_score,omitempty"`
 	// Launcher is the process that asks. An idle shim serves only if its containers inherit from it what they would from a child of that process.

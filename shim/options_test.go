@@ -9,6 +9,8 @@ import (
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/sproutrun/sprout/seedpool"
 )
 
 func TestOptionsOfTheCRIPluginAreReadAsRuncs(t *testing.T) {
@@ -45,5 +47,27 @@ func TestOptionsOfTheCRIPluginAreReadAsRuncs(t *testing.T) {
 	}
 	if _, err := runcOptions(packed); err == nil {
 		t.Error("a number for a truth value was accepted")
+	}
+}
+
+func TestCgroupOfTheShimIsAmongTheOptionsOfTheCRIPlugin(t *testing.T) {
+	for text, want := range map[string]string{"Root = '/run/elsewhere'\nShimCgroup = '/shims'\n": "/shims", "Root = '/run/elsewhere'": ""} {
+		packed, err := typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigBody: []byte(text)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		encoded, err := proto.Marshal(packed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := shimCgroup(seedpool.ShimParams{Options: encoded}); err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if got, err := shimCgroup(seedpool.ShimParams{Cgroup: "/shims"}); err != nil || got != "/shims" {
+		t.Errorf("told by the launcher: %q, %v", got, err)
+	}
+	if _, err := shimCgroup(seedpool.ShimParams{Options: []byte("x")}); err == nil {
+		t.Error("bytes that are no options were accepted")
 	}
 }

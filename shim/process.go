@@ -77,8 +77,12 @@ func settle(p seedpool.ShimParams) error {
 			return fmt.Errorf("make core scheduling domain: %w", err)
 		}
 	}
-	if p.Cgroup != "" {
-		if err := joinCgroup(p.Cgroup); err != nil {
+	cgroup, err := shimCgroup(p)
+	if err != nil {
+		return err
+	}
+	if cgroup != "" {
+		if err := joinCgroup(cgroup); err != nil {
 			return err
 		}
 	}

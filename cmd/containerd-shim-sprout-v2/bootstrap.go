@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -36,6 +37,8 @@ type bootstrap struct {
 	// shimCgroup and systemdCgroup are the runc options of these names: a cgroup that the shim shall be in, and whether systemd makes that of the container.
 	shimCgroup    string
 	systemdCgroup bool
+	// otherOptions are the ones that the CRI plugin sends in place of runc's, whole: their text is TOML, which the shim can read and this program cannot.
+	otherOptions []byte
 }
 
 // readBootstrap takes the parameters of a start from the dialect that containerd speaks.
@@ -102,7 +105,8 @@ func (b *bootstrap) readExtension(extension []byte) {
 	})
 }
 
-// readOptions takes what concerns the shim itself from an Any that holds containerd.runc.v1.Options; any other is passed over.
+// readOptions takes what concerns the shim itself from an Any that holds containerd.runc.v1.Options, and keeps one that holds runtimeoptions.v1.Options; any other is
+// passed over.
 func (b *bootstrap) readOptions(message []byte) {
 	var url string
 	var value []byte
@@ -115,7 +119,15 @@ func (b *bootstrap) readOptions(message []byte) {
 		}
 		return nil
 	})
-	if err != nil || url != "containerd.runc.v1.Options" && url != "type.googleapis.com/containerd.runc.v1.Options" {
+	if err != nil {
+		return
+	}
+	switch strings.TrimPrefix(url, "type.googleapis.com/") {
+	case "runtimeoptions.v1.Options":
+		b.otherOptions = message
+		return
+	case "containerd.runc.v1.Options":
+	default:
 		return
 	}
 	_ = fields(value, func(f field) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -8,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -31,6 +34,17 @@ func TestOlderContainerdIsUnderstoodByFlagsAndEnvironment(t *testing.T) {
 		answer, err := b.answer("unix:///run/s/1")
 		if want := `{"version":3,"address":"unix:///run/s/1","protocol":"ttrpc"}`; err != nil || string(answer) != want {
 			t.Errorf("answer %s, %v", answer, err)
+		}
+	}
+}
+
+func TestOptionsOfTheCRIPluginAreLeftToTheShim(t *testing.T) {
+	sent := marshal(t, &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: marshal(t, &runtimeoptions.Options{ConfigBody: []byte("ShimCgroup = '/shims'")})})
+	p := bootstrapParams(t, "")
+	p.Extensions = []*bootapi.Extension{{Value: &anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: marshal(t, &runtimeoptions.Options{ConfigBody: []byte("ShimCgroup = '/shims'")})}}}
+	for dialect, stdin := range map[string][]byte{"newer": marshal(t, p), "older": sent} {
+		if b := readBootstrap(args{namespace: "ns", id: "c1"}, stdin); !bytes.Equal(b.otherOptions, sent) {
+			t.Errorf("%s containerd: the shim gets %q, sent was %q", dialect, b.otherOptions, sent)
 		}
 	}
 }

@@ -12,6 +12,7 @@ type params struct {
 	Publisher         string   `json:"publisher"`
 	Debug             bool     `json:"debug,omitempty"`
 	Cgroup            string   `json:"cgroup,omitempty"`
+	Options           []byte   `json:"options,omitempty"`
 	OOMScore          *int     `json:"oom_score,omitempty"`
 	Launcher          int      `json:"launcher,omitempty"`
 	Env               []string `json:"env,omitempty"`

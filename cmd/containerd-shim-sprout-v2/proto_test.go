@@ -111,12 +111,12 @@ func FuzzBootstrap(f *testing.F) {
 		if err != nil {
 			return
 		}
-		b.shimCgroup, b.systemdCgroup = "", false
+		b.shimCgroup, b.systemdCgroup, b.otherOptions = "", false, nil
 		same := bootstrap{
 			protobuf: true, id: want.InstanceID, namespace: want.Namespace, debug: want.LogLevel <= bootapi.LogLevel_LOG_LEVEL_DEBUG,
 			ttrpc: want.ContainerdTtrpcAddress, grpc: want.ContainerdGrpcAddress, publisher: want.ContainerdBinary, socketDir: want.GetSocketDir(),
 		}
-		if b != same {
+		if !cmp.Equal(b, same, cmp.AllowUnexported(bootstrap{})) {
 			t.Errorf("got %+v, want %+v", b, same)
 		}
 	})

@@ -46,7 +46,7 @@ func shimFor(b bootstrap) (string, error) {
 		Namespace: b.namespace, ID: b.id, Group: c.group, Bundle: bundle,
 		Address:           addressOf(b.socketDir, b.grpc, b.namespace, c.group),
 		ContainerdAddress: b.grpc, ContainerdTTRPC: b.ttrpc, Publisher: b.publisher,
-		Debug: b.debug, Cgroup: b.shimCgroup, OOMScore: oomScore(), Launcher: os.Getpid(),
+		Debug: b.debug, Cgroup: b.shimCgroup, Options: b.otherOptions, OOMScore: oomScore(), Launcher: os.Getpid(),
 	}
 	if living, err := alive(p.Address); err != nil {
 		return "", err
