@@ -18,6 +18,7 @@ const (
 	sysSetitimer     = 38
 	sysSocket        = 41
 	sysRecvmsg       = 47
+	sysShutdown      = 48
 	sysBind          = 49
 	sysListen        = 50
 	sysSocketpair    = 53
@@ -39,6 +40,9 @@ const (
 	sysExitGroup     = 231
 	sysEpollCtl      = 233
 	sysOpenat        = 257
+	sysFchownat      = 260
+	sysUnlinkat      = 263
+	sysFchmodat      = 268
 	sysSetRobustList = 273
 	sysTimerfdCreate = 283
 	sysTimerfdSet    = 286
@@ -63,6 +67,7 @@ var callNames = map[uint64]string{
 	sysRead: "read", sysWrite: "write", sysClose: "close", sysLseek: "lseek", sysMmap: "mmap", sysRtSigaction: "rt_sigaction", sysRtSigreturn: "rt_sigreturn", sysIoctl: "ioctl",
 	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
 	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysCapset: "capset", sysSeccomp: "seccomp", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
+	sysShutdown: "shutdown", sysFchownat: "fchownat", sysUnlinkat: "unlinkat", sysFchmodat: "fchmodat",
 	sysPrctl: "prctl", sysMount: "mount",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",

@@ -435,32 +435,56 @@ while True: signal.pause()
 	}
 	template := makeTemplate(t, start(t, "/usr/bin/python3", script))
 	for _, word := range []string{"one", "two"} {
-		var files Files
-		in, say, err := os.Pipe()
+		if line := talk(t, template, Sandbox{OwnNet: true}, Files{}, word); line != "tick "+word+"\n" {
+			t.Errorf("the clone says %q", line)
+		}
+		clone, err := strconv.Atoi(strings.Fields(children(t, template))[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		heard, out, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		files.Streams[0], files.Streams[1] = in, out
-		c, err := template.Clone(timeout(t), Sandbox{OwnNet: true}, files)
-		if err := errors.Join(err, in.Close(), out.Close()); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = errors.Join(c.Discard(), say.Close(), heard.Close()) })
-		release(t, c)
-		if _, err := say.WriteString(word + "\n"); err != nil {
-			t.Fatal(err)
-		}
-		if line, err := bufio.NewReader(heard).ReadString('\n'); err != nil || line != "tick "+word+"\n" {
-			t.Errorf("the clone says %q, %v", line, err)
-		}
-		if a, b := field(proc(t, template.pid, "status"), "VmLck"), field(proc(t, c.PID, "status"), "VmLck"); a != b || a == "0 kB" {
+		if a, b := field(proc(t, template.pid, "status"), "VmLck"), field(proc(t, clone, "status"), "VmLck"); a != b || a == "0 kB" {
 			t.Errorf("%s is locked, of the template %s", b, a)
 		}
 	}
+}
+
+// talk makes a clone, says a line to it and returns what it answers.
+func talk(t *testing.T, template *Template, s Sandbox, files Files, line string) string {
+	t.Helper()
+	in, say, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files.Streams[0], files.Streams[1], files.Streams[2] = in, out, os.Stderr
+	c, err := template.Clone(timeout(t), s, files)
+	if err := errors.Join(err, in.Close(), out.Close()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(c.Discard(), say.Close(), heard.Close()) })
+	if _, err := say.WriteString(line + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	release(t, c)
+	answer, err := bufio.NewReader(heard).ReadString('\n')
+	if err != nil {
+		t.Errorf("the clone says %q, %v", answer, err)
+	}
+	return answer
+}
+
+// startScript runs Python that says ready; what follows is what a clone does with each line that it is told.
+func startScript(t *testing.T, before, after string) int {
+	t.Helper()
+	script := filepath.Join(t.TempDir(), "x.py")
+	const libraries = "import ctypes, os, select, signal, socket, struct, sys, threading, time\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+	if err := os.WriteFile(script, []byte(libraries+before+"\nprint('ready', flush=True)\nfor line in sys.stdin:\n  word = line.strip()\n"+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, "/usr/bin/python3", script)
 }
 
 func TestATemplateWhoseZygoteHasEndedSaysSo(t *testing.T) {

@@ -14,10 +14,6 @@ import (
 
 // Numbers of the kernel's, for x86-64.
 const (
-	afUnix            = 1
-	afInet, afInet6   = 2, 10
-	sockStream        = 1
-	protocolMPTCP     = 262
 	accessMode        = 3
 	timerfdAbsolute   = 1
 	memoryDeviceMajor = 1
@@ -106,46 +102,6 @@ func (i *inspector) readNamed(link string, f *File) error {
 func stateless(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return ok && stat.Rdev>>8 == memoryDeviceMajor && slices.Contains(sharedDevices, uint32(stat.Rdev&0xff))
-}
-
-// readSocket accepts TCP listeners with an empty queue, and sockets that lead nowhere.
-func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
-	s, err := process.Socket(f.FD)
-	if err != nil {
-		return err
-	}
-	f.Socket = &s
-	switch what := fmt.Sprintf("descriptor %d is a socket of family %d, type %d, protocol %d", f.FD, s.Family, s.Type, s.Protocol); {
-	case s.Protocol == protocolMPTCP:
-		i.refuse(CodeMPTCP, "Go: GODEBUG=multipathtcp=0", "%s", what)
-	case s.Family == afUnix && s.Type == sockStream && s.HungUp: // java keeps one, to put in the place of what it closes
-	case s.Family != afInet && s.Family != afInet6 || s.Type != sockStream || s.Filtered:
-		i.refuse(CodeSocket, "", "%s", what)
-	case s.Connected:
-		i.refuse(CodeConnected, "close connections before the seed is baked", "%s with a peer", what)
-	case s.Closed && s.Pending:
-		i.refuse(CodeConnected, TryAgain, "%s that has more to tell", what)
-	case s.Closed: // what CRIU makes of a connection
-	case !s.Listening:
-		i.refuse(CodeSocket, "", "%s that does not listen", what)
-	case s.Queued != 0:
-		i.refuse(CodeConnected, TryAgain, "%s with %d connections to accept", what, s.Queued)
-	}
-	return nil
-}
-
-// judgeClosed refuses a socket that is bound to a port and not connected, unless the port is that of a listener: that one was a connection, and nobody asks for its
-// address any more. Another may be about to listen.
-func (i *inspector) judgeClosed(files []File) {
-	for _, f := range files {
-		if f.Socket == nil || !f.Socket.Closed || f.Socket.Listening || f.Socket.Port() == 0 {
-			continue
-		}
-		listens := func(o File) bool { return o.Socket != nil && o.Socket.Listening && o.Socket.Port() == f.Socket.Port() }
-		if !slices.ContainsFunc(files, listens) {
-			i.refuse(CodeSocket, "", "descriptor %d is a socket that is bound to port %d and does not listen", f.FD, f.Socket.Port())
-		}
-	}
 }
 
 // groupFiles finds descriptors of the same open file. Only those with the same link and flags can be.

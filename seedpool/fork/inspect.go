@@ -315,5 +315,8 @@ func (i *inspector) readFiles(p *Process) error {
 		return err
 	}
 	i.judgeClosed(p.Files)
+	if err := i.judgeUnix(process, p.Files); err != nil {
+		return err
+	}
 	return i.judgePipes(process, p.Files)
 }

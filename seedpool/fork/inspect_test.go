@@ -132,7 +132,13 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		name, code string
 		want       Code
 	}{
-		{"unix socket", "x = socket.socketpair()", CodeSocket},
+		{"unix socket with a packet to read", "x = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); x[0].send(b'')", CodeConnected},
+		{"unix socket with an urgent byte", "x = socket.socketpair(); x[0].send(b'x', socket.MSG_OOB); x[0].send(b'y')", CodeConnected},
+		{"unix socket with a descriptor to read", "x = socket.socketpair(); socket.send_fds(x[0], [b'x'], [0])", CodeLocked},
+		{"unix socket whose other end is elsewhere", "x = socket.socketpair(); os.dup2(x[1].fileno(), 0); x[1].close(); os.fork() or (x[0].close(), time.sleep(100)); os.close(0)", CodeConnected},
+		{"connection to a unix socket that has a name", "l = socket.socket(1); l.bind('\\0x'); l.listen(); c = socket.socket(1); c.connect('\\0x'); x = l.accept()", CodeConnected},
+		{"connection to a unix socket not yet accepted", "l = socket.socket(1); l.bind('\\0x'); l.listen(); c = socket.socket(1); c.connect('\\0x')", CodeConnected},
+		{"unix socket whose file is gone", "x = socket.socket(1); x.bind(sys.argv[0] + '.s'); os.unlink(sys.argv[0] + '.s')", CodeUnlinked},
 		{"UDP socket", "x = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", CodeSocket},
 		{"socket that is bound and does not listen", "x = socket.socket(); x.bind(('127.0.0.1', 0))", CodeSocket},
 		{"connection with something to read", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()[0]; x.send(b'x'); x.setsockopt(1, 13, struct.pack('ii', 1, 0)); x.close(); l.close(); time.sleep(0.1)", CodeConnected},

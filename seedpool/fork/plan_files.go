@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	here = ^uint64(99) // AT_FDCWD
+	here     = ^uint64(99) // AT_FDCWD
+	noFollow = 0x100       // AT_SYMLINK_NOFOLLOW
 
 	openCreate, openExcl, openTrunc = 0o100, 0o200, 0o1000
 	openNonblock, openAppend        = 0o4000, 0o2000
@@ -25,7 +26,7 @@ const (
 func (p *planner) planFiles() error {
 	p.main.add(p.lap(1))
 	for _, f := range p.process.Files {
-		if f.Same != f.FD || f.Kind == KindPipe {
+		if f.Same != f.FD || f.Kind == KindPipe || f.unix() && f.Socket.Connected {
 			continue
 		}
 		if err := p.planFile(f); err != nil {
@@ -33,6 +34,9 @@ func (p *planner) planFiles() error {
 		}
 	}
 	p.planPipes()
+	if err := p.planUnix(); err != nil {
+		return err
+	}
 	for _, f := range p.process.Files {
 		if f.Same != f.FD {
 			p.main.add(call(fmt.Sprintf("make %d the same file as %d", f.FD, f.Same), sysDup3, uint64(f.Same), uint64(f.FD), uint64(f.Flags&openCloexec)))
@@ -82,11 +86,8 @@ func (p *planner) planFile(f File) error {
 	case KindEpoll:
 		p.main.add(call("make an epoll instance", sysEpollCreate1).to(p.temp))
 	case KindSocket:
-		if f.Socket.Family == afUnix {
-			p.planHungUp(f)
-			return nil
-		}
 		p.planSocket(f)
+		return nil
 	default:
 		return fmt.Errorf("kind %q is not known", f.Kind)
 	}
@@ -99,33 +100,6 @@ func (p *planner) put(at uint64, f File) {
 	p.main.add(
 		call(fmt.Sprintf("make it descriptor %d", f.FD), sysDup3, at, uint64(f.FD), uint64(f.Flags&openCloexec)).with(indirect(0)),
 		call("close its first number", sysClose, at).with(indirect(0)))
-}
-
-func (p *planner) planSocket(f File) {
-	s := f.Socket
-	p.main.add(call("make a socket", sysSocket, uint64(s.Family), uint64(s.Type), uint64(s.Protocol)).to(p.temp))
-	for _, o := range s.Options {
-		p.main.add(call("set an option", sysSetsockopt, p.temp, uint64(o.Level), uint64(o.Name), p.bytes(o.Value, 8), uint64(len(o.Value))).with(indirect(0)))
-	}
-	// The address of one that has no peer is of use to nobody, and the listener's, mostly.
-	if s.Listening {
-		p.main.add(call("bind it", sysBind, p.temp, p.bytes(s.Address, 8), uint64(len(s.Address))).with(indirect(0)),
-			call("listen", sysListen, p.temp, uint64(s.Backlog)).with(indirect(0)))
-	}
-	if f.Flags&openNonblock != 0 {
-		p.main.add(call("make it non-blocking", sysFcntl, p.temp, fcntlSetFlags, openNonblock).with(indirect(0)))
-	}
-}
-
-// planHungUp makes a unix socket whose peer is gone.
-func (p *planner) planHungUp(f File) {
-	pair := p.words(0, 0) // the second word is read with the second descriptor
-	p.main.add(call("make a socket pair", sysSocketpair, afUnix, uint64(f.Socket.Type), 0, pair),
-		call("hang up", sysClose, pair+4).with(indirect(0)))
-	if f.Flags&openNonblock != 0 {
-		p.main.add(call("make it non-blocking", sysFcntl, pair, fcntlSetFlags, openNonblock).with(indirect(0)))
-	}
-	p.put(pair, f)
 }
 
 // planPipes makes the pipes whose two ends are both inside.

@@ -68,14 +68,20 @@ func sample() *Process {
 			{FD: 7, Kind: KindEvent, Same: 7, Count: 3, Semaphore: true},
 			{FD: 8, Kind: KindTimer, Same: 8, Clock: 1, Timer: Interval{Value: time.Second}},
 			{FD: 9, Kind: KindSignal, Same: 9, Mask: 0x800},
+			{FD: 10, Kind: KindSocket, Flags: openNonblock, Same: 10, Inode: 20, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 21, Shut: 2}},
+			{FD: 11, Kind: KindSocket, Same: 11, Inode: 21, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 20, Shut: 1}, Content: []byte("y")},
 			{FD: 12, Kind: KindDir, Same: 12, Path: "/", Flags: 0o200000},
+			{
+				FD: 13, Kind: KindSocket, Same: 13, Inode: 22, Path: "/run/s", Node: &Node{Mode: 0o600, UID: 7}, Link: linux.UnixLink{Backlog: 5},
+				Socket: &linux.Socket{Family: afUnix, Type: sockStream, Listening: true, Address: []byte("\x01\x00/run/s\x00")},
+			},
 		},
 	}
 }
 
 func samplePlan(t *testing.T) *Program {
 	t.Helper()
-	p, err := Plan(sample(), Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)})
+	p, err := Plan(sample(), Layout{Base: 0x7f0000000000, Control: 20, Peer: 21, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,11 +113,12 @@ func TestPlanRefusesWhatItHasNoOpsFor(t *testing.T) {
 		"high stream":          func(p *Process) { p.Files[0].FD, p.Files[0].Same = 20, 20 },
 		"large counter":        func(p *Process) { p.Files[7].Count = 1 << 40 },
 		"large shared memory":  func(p *Process) { p.VMAs[1].End += 1 << 40 },
+		"half a connection":    func(p *Process) { p.Files[11].Link.Peer = 99 },
 		"more than the region": func(p *Process) { p.Files[5].Content = make([]byte, regionSize) },
 	} {
 		process := sample()
 		change(process)
-		if _, err := Plan(process, Layout{Base: 0x7f0000000000, Control: 10, Peer: 11, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)}); err == nil {
+		if _, err := Plan(process, Layout{Base: 0x7f0000000000, Control: 20, Peer: 21, XState: xsave{7, 832}}, &Origin{Effective: 0xa80425fb, Permitted: 0xa80425fb, Filter: make([]byte, 16)}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -70,7 +70,7 @@ type File struct {
 	Pos   int64
 	// Same is the lowest descriptor of the same open file (dup), FD itself if there is none lower.
 	Same int
-	// Inode is a pipe's: both ends have it.
+	// Inode is that of a pipe, whose ends both have it, or of a socket.
 	Inode uint64
 	// Count and Semaphore of an eventfd.
 	Count     uint64
@@ -82,11 +82,13 @@ type File struct {
 	Timer Interval
 	// Mask of a signalfd.
 	Mask uint64
-	// Size of a pipe in bytes; Content is what waits in it, given with the end to read from.
+	// Size of a pipe in bytes; Content is what waits in it, or in a connection, given with the end to read from.
 	Size    int
 	Content []byte
-	// Socket, if it is one.
+	// Socket, if it is one. Link and Node are a unix socket's: what it is connected to, and the file at Path that it is bound to; nil: none.
 	Socket *linux.Socket
+	Link   linux.UnixLink
+	Node   *Node
 }
 
 // Kind is what a descriptor is.
@@ -105,6 +107,12 @@ const (
 	KindSignal  Kind = "signalfd"
 	KindSocket  Kind = "socket"
 )
+
+// Node is what a clone's socket file is to be like.
+type Node struct {
+	Mode     uint32
+	UID, GID int
+}
 
 // Watch is one registration in an epoll instance.
 type Watch struct {

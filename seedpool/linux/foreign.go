@@ -15,11 +15,10 @@ type Socket struct {
 	// Family, Type and Protocol as for socket(2).
 	Family, Type, Protocol int
 	Listening              bool
-	// Address is what it is bound to, as bind(2) takes it (struct sockaddr_*).
-	Address []byte
-	// Connected: it has a peer. Hung up: the peer of a unix socket is gone, there is nothing to read and nobody to write to.
-	Connected, HungUp bool
-	// Closed: a TCP socket that is not connected yet, or no more. Pending: it still has something to read, or an error to tell.
+	// Address is what it is bound to, as bind(2) takes it (struct sockaddr_*); empty: nothing. Remote is that of its peer, if it is connected.
+	Address, Remote []byte
+	Connected       bool
+	// Closed: a TCP socket that is not connected yet, or no more. Pending: it, or a socket for packets, still has something to read, or an error to tell.
 	Closed, Pending bool
 	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
 	Backlog, Queued uint32
@@ -43,6 +42,12 @@ var socketOptions = []struct{ level, name, size int }{
 	{unix.SOL_SOCKET, unix.SO_OOBINLINE, 4},
 	{unix.SOL_SOCKET, unix.SO_BROADCAST, 4},
 	{unix.SOL_SOCKET, unix.SO_PRIORITY, 4},
+	{unix.SOL_SOCKET, unix.SO_TIMESTAMP, 4},
+	{unix.SOL_SOCKET, unix.SO_PASSCRED, 4},
+	{unix.SOL_SOCKET, unix.SO_PASSSEC, 4},
+	{unix.SOL_SOCKET, unix.SO_PASSPIDFD, 4},
+	{unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 4},
+	{unix.SOL_SOCKET, unix.SO_PEEK_OFF, 4},
 	{unix.SOL_SOCKET, unix.SO_MARK, 4},
 	{unix.SOL_SOCKET, unix.SO_LINGER, 8},
 	{unix.SOL_SOCKET, unix.SO_RCVTIMEO, 16},
@@ -144,21 +149,25 @@ func askSocket(fd int) (s Socket, err error) {
 		}
 	}
 	s.Listening = listening != 0
-	local, err := unix.Getsockname(fd)
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return s, os.NewSyscallError("getsockname", err)
-	}
-	s.Address = rawAddress(local)
-	_, err = unix.Getpeername(fd)
-	s.Connected = err == nil
-	if s.Family == unix.AF_UNIX && s.Connected {
-		s.HungUp, err = hungUp(fd)
-		return s, err
-	}
-	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 {
+	switch s.Family {
+	case unix.AF_UNIX, unix.AF_INET, unix.AF_INET6:
+	default:
 		return s, nil
 	}
-	if s.Type == unix.SOCK_STREAM {
+	if s.Address, err = address(fd, unix.SYS_GETSOCKNAME); err != nil {
+		return s, err
+	}
+	s.Remote, err = address(fd, unix.SYS_GETPEERNAME)
+	if err != nil && !errors.Is(err, unix.ENOTCONN) {
+		return s, err
+	}
+	s.Connected = err == nil
+	if s.Type != unix.SOCK_STREAM {
+		if s.Pending, err = waiting(fd); err != nil {
+			return s, err
+		}
+	}
+	if s.Family != unix.AF_UNIX && s.Type == unix.SOCK_STREAM {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return s, os.NewSyscallError("getsockopt TCP_INFO", err)
@@ -186,22 +195,22 @@ func pending(fd int) bool {
 	return err != nil || ferr != nil || waiting != 0 || failed != 0
 }
 
-// Port is what a socket over IP is bound to; 0: nothing.
-func (s Socket) Port() int {
-	if len(s.Address) < 4 {
-		return 0
-	}
-	return int(s.Address[2])<<8 | int(s.Address[3])
-}
-
-// hungUp says that both directions are shut and the queue is empty.
-func hungUp(fd int) (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(fd)}}
+// waiting sees an empty packet, too.
+func waiting(fd int) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLPRI | unix.POLLRDHUP}}
 	if _, err := unix.Poll(fds, 0); err != nil {
 		return false, os.NewSyscallError("poll", err)
 	}
-	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
-	return fds[0].Revents&unix.POLLHUP != 0 && waiting == 0, os.NewSyscallError("ioctl TIOCINQ", err)
+	got := fds[0].Revents
+	return got&(unix.POLLERR|unix.POLLPRI) != 0 || got&unix.POLLIN != 0 && got&unix.POLLRDHUP == 0, nil
+}
+
+// Port is what a socket over IP is bound to; 0: nothing.
+func (s Socket) Port() int {
+	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 || len(s.Address) < 4 {
+		return 0
+	}
+	return int(s.Address[2])<<8 | int(s.Address[3])
 }
 
 // changedOptions are the options whose values a new socket of the same kind does not have.
@@ -239,20 +248,4 @@ func lockedBuffers(fd int) (list []SocketOption) {
 		}
 	}
 	return list
-}
-
-// rawAddress is a sockaddr as the kernel has it in memory; empty for an address of another family, or none.
-func rawAddress(address unix.Sockaddr) []byte {
-	switch a := address.(type) {
-	case *unix.SockaddrInet4:
-		b := binary.LittleEndian.AppendUint16(nil, unix.AF_INET)
-		b = binary.BigEndian.AppendUint16(b, uint16(a.Port))
-		return append(append(b, a.Addr[:]...), make([]byte, 8)...)
-	case *unix.SockaddrInet6:
-		b := binary.LittleEndian.AppendUint16(nil, unix.AF_INET6)
-		b = binary.BigEndian.AppendUint16(b, uint16(a.Port))
-		b = append(append(b, 0, 0, 0, 0), a.Addr[:]...)
-		return binary.LittleEndian.AppendUint32(b, a.ZoneId)
-	}
-	return nil
 }

@@ -25,3 +25,13 @@ func filtered(fd int) (bool, error) {
 	}
 	return length != 0, nil
 }
+
+// address is what getsockname(2) or getpeername(2) answers, byte by byte: no name of a unix socket is like another.
+func address(fd int, call uintptr) ([]byte, error) {
+	name := make([]byte, unix.SizeofSockaddrAny)
+	length := uint32(len(name))
+	if _, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(&length))); errno != 0 {
+		return nil, os.NewSyscallError("address of a socket", errno)
+	}
+	return name[:min(int(length), len(name))], nil
+}
