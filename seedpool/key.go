@@ -17,19 +17,6 @@ import (
 	"github.com/sproutrun/sprout/seedpool/bake"
 )
 
-// late are the fields of a spec that each instance gets anew, and the spec's version, which no app can see. All other fields, those that this version of
-// sprout has never heard of among them, are parts of the key: a field too many costs a cold start, one too few would wake the wrong app.
-var late = map[string]bool{
-	"ociVersion":          true,
-	"hostname":            true,
-	"domainname":          true,
-	"annotations":         true,
-	"hooks":               true,
-	"root.path":           true,
-	"process.oomScoreAdj": true,
-	"linux.cgroupsPath":   true,
-}
-
 // tenantAnnotation is where containerd's CRI plugin writes the Kubernetes namespace of a pod. All pods of a node are in one namespace of containerd's, and the
 // memory of one tenant's app must not wake as another's.
 const tenantAnnotation = "io.kubernetes.cri.sandbox-namespace"
@@ -64,17 +51,23 @@ var lateMounts = map[string]bool{
 }
 
 // KeyOf is what the app of a container with this spec could see, as digests. It is pure. Two specs with equal keys may be started from one seed; the image,
-// the kernel and the like are added by sproutd. An error means that the spec cannot be compared and the container must start cold.
+// the kernel and the like are added by sproutd. An error means that the spec asks for what no woken container could have, or cannot be compared, and the container
+// must start cold.
 func KeyOf(spec *specs.Spec) (*api.Key, error) {
 	if spec == nil || spec.Process == nil || spec.Root == nil || spec.Linux == nil {
 		return nil, errors.New("read spec: it lacks process, root or linux")
 	}
+	// Variables may be text that is not UTF-8; each is digested as it is.
 	rest, process := *spec, *spec.Process
-	rest.Mounts, process.Env, rest.Process = nil, nil, &process
+	process.Env, rest.Process = nil, &process
 	tree, err := fields(&rest)
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(refuseFields("", tree), refuseNamespaces(spec.Linux.Namespaces)); err != nil {
+		return nil, err
+	}
+	delete(tree, "mounts") // each has a part of its own
 	key := &api.Key{Parts: make(map[string]string), Env: envKey(spec.Process.Env)}
 	if err := addParts(key.Parts, "", tree); err != nil {
 		return nil, err
@@ -109,15 +102,15 @@ func addParts(parts map[string]string, prefix string, tree map[string]any) error
 		where := prefix + name
 		children, isObject := value.(map[string]any)
 		switch {
-		case late[where]:
-			continue
-		case isObject && (where == "process" || where == "root" || where == "linux"):
-			if err := addParts(parts, where+".", children); err != nil {
-				return err
-			}
+		case handlings[where] == boundLate:
 			continue
 		case isObject && where == "linux.resources":
 			if err := addResources(parts, children); err != nil {
+				return err
+			}
+			continue
+		case isObject && handlings[where] == eachField:
+			if err := addParts(parts, where+".", children); err != nil {
 				return err
 			}
 			continue

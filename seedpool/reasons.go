@@ -101,7 +101,7 @@ var hints = map[Reason]string{
 	ReasonNotForkable:       "`sprout seed inspect NAME` lists what stands in the way, and what can be done about it",
 	ReasonNoTemplate:        "nothing: the template is made once after the seed's keeper has started, and later starts are cloned from it",
 	ReasonForkFailed:        "the detail and the keeper's log say why; [fork] enabled = false stops the attempts",
-	ReasonKeyFailed:         "the spec could not be read; the detail says which part",
+	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
 }
 
 // Hint is one line for a person: what to do about the reason. Empty for a code that is not known.

@@ -2,7 +2,6 @@ package seedpool
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -71,11 +70,11 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	if r.Mode != modeClone {
 		return nil, fail(errdefs.ErrInvalidArgument, "mode %q: want %s", r.Mode, modeClone)
 	}
-	o := &order{request: r, spec: new(specs.Spec)}
-	if err := json.Unmarshal(r.Spec, o.spec); err != nil {
-		return nil, fail(errdefs.ErrInvalidArgument, "read spec: %w", err)
-	}
+	o := &order{request: r}
 	var err error
+	if o.spec, err = DecodeSpec(r.Spec); err != nil {
+		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
+	}
 	if o.key, err = KeyOf(o.spec); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type bundle struct {
 	file os.FileInfo
 	spec *specs.Spec
 
+	// keyErr: it can be woken from no seed.
 	key    *api.Key
 	keyErr error
 
@@ -44,14 +46,23 @@ func readBundle(dir, id string) (*bundle, error) {
 	if b.file, err = file.Stat(); err != nil {
 		return nil, err
 	}
-	b.spec = new(specs.Spec)
-	if err := json.NewDecoder(file).Decode(b.spec); err != nil {
-		return nil, fmt.Errorf("decode config.json: %w", err)
+	data, err := io.ReadAll(file)
+	if err != nil {
+		return nil, err
+	}
+	if b.spec, b.keyErr = seedpool.DecodeSpec(data); b.keyErr != nil {
+		// runc may know what we do not, and needs no key.
+		b.spec = new(specs.Spec)
+		if err := json.Unmarshal(data, b.spec); err != nil {
+			return nil, fmt.Errorf("decode config.json: %w", err)
+		}
 	}
 	if b.spec.Linux == nil || b.spec.Process == nil || b.spec.Root == nil {
 		return nil, errors.New("decode config.json: linux, process or root is missing")
 	}
-	b.key, b.keyErr = seedpool.KeyOf(b.spec)
+	if b.keyErr == nil {
+		b.key, b.keyErr = seedpool.KeyOf(b.spec)
+	}
 	b.config, b.limits, b.cgroup, b.cgroupErr = cgroupOf(b.spec, id, dir)
 	return b, nil
 }

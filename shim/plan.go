@@ -22,6 +22,8 @@ type request struct {
 	shared string
 	// userNamespace: the container has a user namespace, or joins one.
 	userNamespace bool
+	// unkeyed says why it has no key; empty: it has one.
+	unkeyed string
 	// netns, ipcns and utsns are the namespaces that it joins, hostNamespace if it has the host's; empty: it gets one of its own.
 	netns, ipcns, utsns string
 }
@@ -145,6 +147,8 @@ func (r request) refusal() (reason seedpool.Reason, detail string) {
 		return seedpool.ReasonSharedNamespace, r.shared
 	case r.systemd:
 		return seedpool.ReasonSystemdCgroup, ""
+	case r.unkeyed != "":
+		return seedpool.ReasonKeyFailed, r.unkeyed
 	case r.upperdir == "":
 		return seedpool.ReasonNotOurSnapshotter, "root is no overlay"
 	}

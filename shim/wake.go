@@ -129,9 +129,6 @@ func (w *wake) lookup(ctx context.Context) (*api.LookupResponse, *seedpool.Clien
 		w.tasks.ahead.reservation(w.ask.ID).drop(ctx)
 		return nil, nil
 	}
-	if w.bundle.keyErr != nil {
-		return &api.LookupResponse{Reason: string(seedpool.ReasonKeyFailed)}, nil
-	}
 	if r := w.reservation(ctx); r != nil {
 		w.reserved, w.seed = r, r.seed
 		return r.found, r.client
@@ -173,6 +170,9 @@ func (w *wake) read() (err error) {
 	}
 	w.req = request{terminal: w.ask.Terminal, checkpoint: w.ask.Checkpoint != "", systemd: w.options.SystemdCgroup}
 	w.req.readNamespaces(w.spec)
+	if w.bundle.keyErr != nil {
+		w.req.unkeyed = w.bundle.keyErr.Error()
+	}
 	root := w.spec.Root.Path
 	if len(w.ask.Rootfs) == 1 && w.ask.Rootfs[0].Type == "overlay" && (root == "rootfs" || root == filepath.Join(w.ask.Bundle, "rootfs")) {
 		w.req.upperdir = upperOf(w.ask.Rootfs[0].Options)
