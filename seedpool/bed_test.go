@@ -365,6 +365,10 @@ func (r *dirRootfs) Adopt(_ context.Context, instance, upperdir string) error {
 		linux.Replace(filepath.Join(spare, "upper"), upperdir), os.RemoveAll(spare))
 }
 
+func (r *dirRootfs) Mounted(_ context.Context, upperdir string) ([]string, error) {
+	return nil, fail(errdefs.ErrNotFound, "no mount of %s", upperdir)
+}
+
 func (r *dirRootfs) Over(_ context.Context, seed, upperdir string) ([]string, error) {
 	if err := r.called("Over", upperdir); err != nil {
 		return nil, err

@@ -23,6 +23,9 @@
 // container's shim has it. Its files become the container's snapshot while the shim binds it; before that it cannot be bound. bound: it is the container; the row
 // stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //
+// A bound instance may be put to disk and be made again, any number of times (sleep.go): its row, which stays bound, says so while it is there or on its way. sleeping,
+// not whole: being written, the container is frozen, or runs on if that was cut; whole: the image counts until the instance is seen running again.
+//
 // # How many spares
 //
 // A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
@@ -51,6 +54,7 @@
 //
 //	<StateDir>/pages/             the page store (package snapshotter/pages), by seed id
 //	<StateDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
+//	<StateDir>/sleeping/<instance id>/  images/ of an instance that sleeps, spec.json (what it has mounted): gone with its row, and so with the boot
 //	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
 //	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)

@@ -54,6 +54,14 @@ func fail(class error, format string, args ...any) error {
 	return &classed{fmt.Errorf(format, args...), class}
 }
 
+// Refuse gives an error a reason code.
+func Refuse(reason Reason, class error, format string, args ...any) error {
+	return refuse(reason, fail(class, format, args...))
+}
+
+// ToGRPC is toGRPC for shims.
+func ToGRPC(what string, err error) error { return toGRPC(what, err) }
+
 // toGRPC is the one place where an error becomes the answer of an RPC: what was asked, the error's class, the reason code.
 func toGRPC(what string, err error) error {
 	if err == nil {
@@ -67,9 +75,9 @@ func toGRPC(what string, err error) error {
 		text = s.Message()
 	}
 	s := status.New(status.Code(errgrpc.ToGRPC(err)), what+": "+text)
-	if r, ok := errors.AsType[*refusal](err); ok {
+	if reason, ok := ReasonOf(err); ok {
 		// A status without the code is still the right answer, with less to say.
-		if detailed, err := s.WithDetails(&api.Refusal{Reason: string(r.reason)}); err == nil {
+		if detailed, err := s.WithDetails(&api.Refusal{Reason: string(reason)}); err == nil {
 			s = detailed
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	EventDestroying  = "destroying"
 	EventStarted     = "started"
 	EventKeeperEnded = "keeper-ended"
+	EventAsleep      = "asleep"
+	EventAwake       = "awake"
 )
 
 // movedTo is the event of an instance that has come into a phase.

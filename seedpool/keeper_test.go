@@ -276,4 +276,8 @@ func killPID(t testing.TB, pid int) {
 	}
 }
 
+func (*testKeeper) Dump(context.Context, *api.DumpRequest) (*api.DumpResponse, error) {
+	return nil, errors.ErrUnsupported
+}
+
 var _ api.KeeperService = (*testKeeper)(nil)

@@ -113,7 +113,7 @@ func waitsFor(ctx context.Context) bool {
 	return ctx.Err() == nil && (!ok || time.Until(deadline) > answerMargin)
 }
 
-// destroy ends an instance and removes all that is left of it, in this order: process, cgroup, snapshot, directory, row. After an error the row stays in phase
+// destroy ends an instance and removes all that is left of it, in this order: process, cgroup, snapshot, image, directory, row. After an error the row stays in phase
 // dying, and destroy may be called again. asked is the context of the request that wants it: its end does not shorten the work, but then nobody waits any more,
 // and the container's snapshot is left as it is.
 func (p *Pool) destroy(asked context.Context, i *instance, fate snapshotFate) error {
@@ -147,6 +147,9 @@ func (p *Pool) destroy(asked context.Context, i *instance, fate snapshotFate) er
 	}
 	if err := p.freeSnapshot(ctx, row, fate); err != nil {
 		return fmt.Errorf("free snapshot of instance %s: %w", i.id, err)
+	}
+	if err := os.RemoveAll(p.paths.SleepDir(i.id)); err != nil {
+		return fmt.Errorf("remove image of instance %s: %w", i.id, err)
 	}
 	if err := os.RemoveAll(p.paths.InstanceDir(i.id)); err != nil {
 		return fmt.Errorf("remove directory of instance %s: %w", i.id, err)

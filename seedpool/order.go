@@ -90,7 +90,7 @@ func (p *Pool) orderClaimed(ctx context.Context, i *instance, row *api.InstanceR
 // orderBound forgets an instance when its process has ended and its task is deleted, or can be deleted by nobody any more.
 func (p *Pool) orderBound(ctx context.Context, i *instance, row *api.InstanceRow) error {
 	if linux.Alive(int(row.Instance.Pid), row.Instance.StartTime) {
-		return nil
+		return p.awake(ctx, i)
 	}
 	_, err := os.Lstat(p.paths.InstanceDir(i.id))
 	if err == nil && shimAlive(row) {

@@ -88,6 +88,12 @@ func (p Paths) PagesDir() string { return filepath.Join(p.StateDir, "pages") }
 // Database is the index of seeds, pools and instances.
 func (p Paths) Database() string { return filepath.Join(p.StateDir, "sprout.db") }
 
+// SleepingDir holds the instances that are on disk.
+func (p Paths) SleepingDir() string { return filepath.Join(p.StateDir, "sleeping") }
+
+// SleepDir is the directory of one of them: images, spec.json.
+func (p Paths) SleepDir(instance string) string { return filepath.Join(p.SleepingDir(), instance) }
+
 // SnapshotsDir is the root of the snapshotter.
 func (p Paths) SnapshotsDir() string { return filepath.Join(p.StateDir, "snapshots") }
 

@@ -54,6 +54,9 @@ type Pool struct {
 	// recovered is closed when what an earlier sproutd has left is in order.
 	recovered chan struct{}
 
+	// strays is held while the keeper of a seed that was removed is started.
+	strays sync.Mutex
+
 	// changes is held over a whole change of a seed's or a pool's row.
 	changes sync.Mutex
 

@@ -71,6 +71,18 @@ const (
 	ReasonMemoryNotShared Reason = keeper.ReasonNotShared
 )
 
+// Why a container was not put to sleep: it runs on.
+const (
+	ReasonCold            Reason = "cold"
+	ReasonCloned          Reason = "cloned"
+	ReasonSharedMemory    Reason = "shared-memory"
+	ReasonExecs           Reason = "execs"
+	ReasonConnections     Reason = "connections"
+	ReasonKeeperGone      Reason = "keeper-gone"
+	ReasonDumpFailed      Reason = "dump-failed"
+	ReasonForeignResource Reason = "foreign-resource"
+)
+
 // hints are what a person can do about each reason.
 var hints = map[Reason]string{
 	ReasonNoSeed:            "bake one: sprout seed bake --image IMAGE --name NAME --ready http://:PORT/",
@@ -102,6 +114,14 @@ var hints = map[Reason]string{
 	ReasonNoTemplate:        "nothing: the template is made once after the seed's keeper has started, and later starts are cloned from it",
 	ReasonForkFailed:        "the detail and the keeper's log say why; [fork] enabled = false stops the attempts",
 	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
+	ReasonCold:              "only containers that were woken can sleep: bake a seed of this one",
+	ReasonCloned:            "a clone has files mapped that belong to its template; [fork] enabled = false has those that are made later restored",
+	ReasonSharedMemory:      "its memory is shared with other instances; [restore] shared = false gives those that are made later memory of their own",
+	ReasonExecs:             "end the processes that were added to it, or wait for them",
+	ReasonConnections:       "wait until its clients have gone, or give --close-connections",
+	ReasonKeeperGone:        "nothing: the process that made it was killed, and nobody else can put it to sleep",
+	ReasonDumpFailed:        "the detail has what CRIU says",
+	ReasonForeignResource:   "the detail names what it has in common with somebody outside",
 }
 
 // Hint is one line for a person: what to do about the reason. Empty for a code that is not known.

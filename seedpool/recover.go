@@ -38,6 +38,7 @@ func (p *Pool) recover(ctx context.Context) {
 		{"recover instances", p.recoverInstances},
 		{"remove cgroups", p.recoverCgroups},
 		{"remove instance directories", p.recoverInstanceDirs},
+		{"remove sleeping instances", p.recoverSleeping},
 		{"remove seed directories", p.recoverSeedDirs},
 		{"remove snapshots", p.recoverSnapshots},
 		{"remove pages", p.recoverPages},
@@ -212,6 +213,16 @@ func (p *Pool) recoverInstanceDirs(context.Context) error {
 			return nil
 		}
 		return os.RemoveAll(p.paths.InstanceDir(id))
+	})
+}
+
+// recoverSleeping removes images of instances that no row says are on disk, or on their way there.
+func (p *Pool) recoverSleeping(context.Context) error {
+	return eachName(p.paths.SleepingDir(), func(id string) error {
+		if i := p.instance(id); i != nil && p.rowOf(i).Sleeping != nil {
+			return nil
+		}
+		return os.RemoveAll(p.paths.SleepDir(id))
 	})
 }
 

@@ -28,6 +28,8 @@ type Rootfs interface {
 	Adopt(ctx context.Context, instance, upperdir string) error
 	// Over puts the seed's layer below the container's own empty upper and gives the options of the overlay mount.
 	Over(ctx context.Context, seed, upperdir string) (overlay []string, err error)
+	// Mounted gives the options of the overlay mount of a container that has run, as it is.
+	Mounted(ctx context.Context, upperdir string) (overlay []string, err error)
 	// Renew undoes Adopt or Over: over the image alone, the upper empty. Nothing may have the snapshot mounted.
 	Renew(ctx context.Context, upperdir string) error
 	// Plain undoes what Adopt or Over say about the snapshot and touches no file: the container may be running, without the seed's layer.

@@ -9,7 +9,7 @@ import (
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
-// Bound implements api.PoolService. It may be called again when the answer was lost.
+// Bound implements api.PoolService. It may be called again when the answer was lost, and is when the instance was woken.
 func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty, err error) {
 	defer func() { err = toGRPC("note bound instance", err) }()
 	s.pool.requests.Add(1)
@@ -23,6 +23,9 @@ func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty,
 		return nil, err
 	}
 	if err := p.bound(i); err != nil {
+		return nil, err
+	}
+	if err := p.awake(ctx, i); err != nil {
 		return nil, err
 	}
 	if !p.rowOf(i).Restored {

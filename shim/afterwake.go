@@ -22,12 +22,12 @@ func (t *wokenTask) signalWaking() error {
 	if err != nil {
 		return err
 	}
-	return t.pidfd.Signal(sig)
+	return t.now().pidfd.Signal(sig)
 }
 
 // tellWoken asks the app, which runs, to do what it has to when it was woken, and waits until it has. A failure ends the container, as that of a poststart hook does, unless
 // the seed says that it may.
-func (t *wokenTask) tellWoken(ctx context.Context) error {
+func (t *wokenTask) tellWoken(ctx context.Context, record *startRecord) error {
 	var ask func(context.Context, *api.AfterWake) error
 	switch t.afterWake.GetKind() {
 	case seedpool.AfterWakeHTTP:
@@ -37,7 +37,7 @@ func (t *wokenTask) tellWoken(ctx context.Context) error {
 	default:
 		return nil
 	}
-	stop := t.record.time("after-wake")
+	stop := record.time("after-wake")
 	err := ask(ctx, t.afterWake)
 	stop()
 	if err == nil {
@@ -48,7 +48,7 @@ func (t *wokenTask) tellWoken(ctx context.Context) error {
 		entry.Warn("after wake: the container runs on")
 		return nil
 	}
-	if kerr := t.pidfd.Signal(sigkill); kerr != nil {
+	if kerr := t.now().pidfd.Signal(sigkill); kerr != nil {
 		log.G(ctx).WithError(kerr).Warn("kill task that could not be told it was woken")
 	}
 	return fmt.Errorf("after wake of task %s: %s: %w (a seed baked with --after-wake-optional lets it run)", t.id, seedpool.AfterWakeText(t.afterWake), err)
@@ -60,7 +60,7 @@ func (t *wokenTask) askWoken(ctx context.Context, a *api.AfterWake) error {
 	if err != nil {
 		return err
 	}
-	return bake.Probe(ctx, int(t.instance.Pid), r)
+	return bake.Probe(ctx, int(t.pid()), r)
 }
 
 // execWoken runs a command in the container.

@@ -142,11 +142,17 @@ func (a *attempt) make(ctx context.Context, by seedpool.Rung) error {
 
 // own holds on to an instance: from here on a failure gives it back to be removed.
 func (a *attempt) own(inst *api.Instance) error {
-	a.instance = inst
+	a.instance = inst // for whoever gives it back
 	a.undo = append(a.undo, func(ctx context.Context) error {
 		_, err := a.pool.Discard(ctx, &api.DiscardRequest{Instance: inst.Id, Reason: string(seedpool.ReasonBindFailed)})
 		return err
 	})
+	return a.look(inst)
+}
+
+// look opens an instance's process and begins to look at it.
+func (a *attempt) look(inst *api.Instance) error {
+	a.instance = inst
 	pidfd, err := linux.OpenPidfd(int(inst.Pid))
 	if err != nil {
 		return fmt.Errorf("open instance %s: %w", inst.Id, err)

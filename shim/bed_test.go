@@ -537,6 +537,14 @@ func (p *bedPool) Adopted(context.Context, *api.AdoptedRequest) (*api.Empty, err
 	return &api.Empty{}, p.failure("Adopted")
 }
 
+func (p *bedPool) Sleep(context.Context, *api.SleepRequest) (*api.SleepResponse, error) {
+	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
+}
+
+func (p *bedPool) Wake(context.Context, *api.WakeRequest) (*api.RestoreResponse, error) {
+	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
+}
+
 func (p *bedPool) Bound(_ context.Context, r *api.BoundRequest) (*api.Empty, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -596,6 +604,10 @@ func (k bedKeeper) Forget(_ context.Context, r *api.InstanceRef) (*api.Empty, er
 }
 
 func (bedKeeper) Make(context.Context, *api.MakeRequest) (*api.MakeResponse, error) {
+	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
+}
+
+func (bedKeeper) Dump(context.Context, *api.DumpRequest) (*api.DumpResponse, error) {
 	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	hostcgroups "github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
 	shimrunc "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/stdio"
@@ -123,25 +124,33 @@ func (a *attempt) setHostname(context.Context) error {
 // addLateMounts mounts what the spec has and the seed has not: the files that differ from container to container, and the volumes that
 // were declared late when the seed was baked.
 func (a *attempt) addLateMounts(context.Context) error {
-	var late []linux.BindMount
-	for _, m := range a.spec.Mounts {
-		target := filepath.Clean(m.Destination)
-		if !seedpool.BoundLate(a.seed, m) {
+	late, err := a.lateMounts()
+	if err != nil || len(late) == 0 {
+		return err
+	}
+	binds := make([]linux.BindMount, 0, len(late))
+	for _, m := range late {
+		binds = append(binds, linux.BindMount{Source: m.Source, Target: m.Destination, Options: m.Options})
+	}
+	return linux.BindInto(int(a.instance.Pid), binds)
+}
+
+// lateMounts are the mounts that are added, with their paths whole.
+func (w *wake) lateMounts() (late []specs.Mount, err error) {
+	for _, m := range w.spec.Mounts {
+		if !seedpool.BoundLate(w.seed, m) {
 			continue
 		}
+		m.Destination = filepath.Clean(m.Destination)
 		if !linux.IsBind(m.Type, m.Options) {
-			return fmt.Errorf("mount %s: type %s cannot be added to a woken container", target, m.Type)
+			return nil, fmt.Errorf("mount %s: type %s cannot be added to a woken container", m.Destination, m.Type)
 		}
-		source := m.Source
-		if !filepath.IsAbs(source) {
-			source = filepath.Join(a.ask.Bundle, source)
+		if !filepath.IsAbs(m.Source) {
+			m.Source = filepath.Join(w.ask.Bundle, m.Source)
 		}
-		late = append(late, linux.BindMount{Source: source, Target: target, Options: m.Options})
+		late = append(late, m)
 	}
-	if len(late) == 0 {
-		return nil
-	}
-	return linux.BindInto(int(a.instance.Pid), late)
+	return late, nil
 }
 
 // verify makes sure that no thread of the instance has more than the spec grants and no process shares what the spec does not share. The instance is
@@ -203,13 +212,20 @@ func (a *attempt) writeState() error {
 	)
 }
 
+// rewriteState makes a woken instance's process that of the container of runc's that there is.
+func (a *attempt) rewriteState() error {
+	pid := strconv.Itoa(int(a.instance.Pid))
+	return errors.Join(rewriteRuncState(a.runcRoot(), runcState(a.ask.ID, a.config, a.instance, a.limits.GetPaths())),
+		os.WriteFile(filepath.Join(a.ask.Bundle, process.InitPidFile), []byte(pid), 0o600))
+}
+
 // runcRoot is where runc keeps its states for containers of this namespace.
-func (a *attempt) runcRoot() string {
-	root := a.options.Root
+func (w *wake) runcRoot() string {
+	root := w.options.Root
 	if root == "" {
 		root = process.RuncRoot
 	}
-	return filepath.Join(root, a.ns)
+	return filepath.Join(root, w.ns)
 }
 
 // runCreateHooks runs the hooks that belong to create. When a later step fails, the poststop hooks undo what they did.
@@ -261,37 +277,39 @@ func (a *attempt) task() *wokenTask {
 	init.IoUID, init.IoGID = int(a.options.IoUid), int(a.options.IoGid)
 	t := &wokenTask{
 		tasks: a.tasks, ns: a.ns, id: a.ask.ID, bundle: a.ask.Bundle, asked: a.asked(), spec: a.spec,
-		instance: a.instance, pidfd: a.pidfd, cgroup: a.cgroup, limits: a.limits, streams: a.streams, memory: a.memory, afterWake: a.seed.AfterWake,
+		cgroup: a.cgroup, limits: a.limits, streams: a.streams, made: a.wake, afterWake: a.seed.AfterWake,
 		runtime: runtime, init: init, record: a.record,
 		phase: phaseCreated, execs: make(map[string]*execTask),
-		watched: make(chan struct{}), exited: make(chan struct{}),
+		exited: make(chan struct{}),
 	}
+	t.current.Store(newLife(a.identity))
 	a.tasks.add(t)
 	return t
 }
 
-// takeOver makes the keeper let go of the streams and sproutd of the instance, once. The client does not wait for it: an instance whose shim
+// takeOver makes the keeper let go of the streams and sproutd of the instance, once in a life. The client does not wait for it: an instance whose shim
 // lives is left alone by sproutd, and one that runs is bound, whether the word came through or not.
-func (t *wokenTask) takeOver(ctx context.Context) {
-	t.takenOver.Do(func() {
-		t.watchOOM(ctx)
+func (t *wokenTask) takeOver(ctx context.Context, l *life) {
+	l.takenOver.Do(func() {
+		t.watchOOM(ctx, l)
 		ctx, cancel := context.WithTimeout(ctx, takeOverTimeout)
 		defer cancel()
-		if err := forget(ctx, t.instance); err != nil {
+		if err := forget(ctx, l.instance); err != nil {
 			log.G(ctx).WithError(err).WithField("id", t.id).Warn("take streams from keeper")
 		}
-		if err := bound(ctx, t.tasks.paths, t.instance); err != nil {
+		if err := bound(ctx, t.tasks.paths, l.instance); err != nil {
 			log.G(ctx).WithError(err).WithField("id", t.id).Warn("take instance from sproutd")
 		}
 	})
 }
 
-// watchOOM is best effort, and done when the task runs already, as by containerd's runc shim.
-func (t *wokenTask) watchOOM(ctx context.Context) {
+// watchOOM is best effort, and done when the task runs already, as by containerd's runc shim. The v1 watcher sees a cgroup as long as it is there, the v2 one as long as it
+// has processes.
+func (t *wokenTask) watchOOM(ctx context.Context, l *life) {
 	t.mu.Lock()
 	gone := t.gone
 	t.mu.Unlock()
-	if gone {
+	if gone || l.again && hostcgroups.Mode() != hostcgroups.Unified {
 		return
 	}
 	if err := t.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {

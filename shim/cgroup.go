@@ -31,14 +31,19 @@ func (a *attempt) makeCgroup() error {
 	}
 	a.config, a.limits, a.cgroup = config, limits, cgroup
 	a.undo = append(a.undo, func(ctx context.Context) error { return removeCgroup(ctx, cgroup) })
+	return applyLimits(limits, cgroup, config.Cgroups.Resources)
+}
+
+// applyLimits makes a cgroup, freezes it, and sets its limits.
+func applyLimits(limits cgroups.Manager, cgroup linux.Cgroup, resources *cgroups.Resources) error {
 	if err := limits.Apply(-1); err != nil {
-		return fmt.Errorf("make cgroup %s: %w", path, err)
+		return fmt.Errorf("make cgroup %s: %w", cgroup.Path, err)
 	}
 	if err := cgroup.SetFrozen(true); err != nil {
 		return err
 	}
-	if err := limits.Set(config.Cgroups.Resources); err != nil {
-		return fmt.Errorf("set limits of cgroup %s: %w", path, err)
+	if err := limits.Set(resources); err != nil {
+		return fmt.Errorf("set limits of cgroup %s: %w", cgroup.Path, err)
 	}
 	return nil
 }

@@ -62,8 +62,9 @@ type boundInstance struct {
 }
 
 func writeBoundInstance(bundle string, t *wokenTask) error {
+	inst := t.now().instance
 	data, err := json.Marshal(boundInstance{
-		PID: int(t.instance.Pid), StartTime: t.instance.StartTime, Cgroup: t.cgroup.Path, ExitFile: t.instance.ExitFile,
+		PID: int(inst.Pid), StartTime: inst.StartTime, Cgroup: t.cgroup.Path, ExitFile: inst.ExitFile,
 	})
 	if err != nil {
 		return err

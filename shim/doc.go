@@ -19,6 +19,16 @@
 //
 // An instance is told which one it is while it is frozen (identity.go), and that it was woken before Start is over (afterwake.go).
 //
+// # Sleep
+//
+//	running ──▶ dozing ──▶ asleep ──▶ waking ──▶ running
+//	   ◀── refused ──┘        ◀── failed ──┘
+//
+// `sprout sleep` and `sprout wake` ask the shim itself (tasks.go). Asleep a task is an image below sproutd's state directory, its cgroup, its files, and what the shim holds
+// of it: the pipes of its standard streams and its network namespace. The processes are frozen before the image is called whole, and ended after that: at any moment either
+// they run or there is all of them. To containerd it is paused: resume wakes it. SIGKILL ends it, any other signal wakes it first; exec, pause and update are refused.
+// Woken it has another pid on the host, the same ones inside, and is told who it is as at its start.
+//
 // A shim that dies leaves its containers running. containerd then runs the launcher's `delete`, which becomes Cleanup of this package: it ends and removes what is
 // left and tells how the container ended.
 //

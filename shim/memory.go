@@ -24,20 +24,20 @@ func (a *attempt) holdMemory(ctx context.Context) error {
 }
 
 // guardMemory ends a task whose memory can no longer be served: it would go on with wrong memory. It returns when the first process has exited.
-func (t *wokenTask) guardMemory(ctx context.Context, exited <-chan struct{}) {
-	if t.memory == nil {
+func (t *wokenTask) guardMemory(ctx context.Context, l *life, exited <-chan struct{}) {
+	if l.memory == nil {
 		return
 	}
 	select {
 	case <-exited:
-	case <-t.memory.Lost():
-		log.G(ctx).WithError(t.memory.Err()).WithField("id", t.id).Error("kill task that has lost its memory")
-		if err := t.pidfd.Signal(sigkill); err != nil && !ended(err) {
+	case <-l.memory.Lost():
+		log.G(ctx).WithError(l.memory.Err()).WithField("id", t.id).Error("kill task that has lost its memory")
+		if err := l.pidfd.Signal(sigkill); err != nil && !ended(err) {
 			log.G(ctx).WithError(err).WithField("id", t.id).Error("kill task")
 		}
 		<-exited
 	}
-	if err := t.memory.Close(); err != nil {
+	if err := l.memory.Close(); err != nil {
 		log.G(ctx).WithError(err).WithField("id", t.id).Warn("let go of the task's memory")
 	}
 }

@@ -87,5 +87,34 @@ func writeRuncState(root string, state *libcontainer.State) error {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, "state.json"), data)
+	return writeFile(runcStateFile(root, state.ID), data)
+}
+
+// rewriteRuncState gives the state that is there another process: what was updated since stays.
+func rewriteRuncState(root string, state *libcontainer.State) error {
+	was, err := readRuncState(root, state.ID)
+	if err != nil {
+		return err
+	}
+	was.InitProcessPid, was.InitProcessStartTime = state.InitProcessPid, state.InitProcessStartTime
+	was.NamespacePaths, was.ExternalDescriptors = state.NamespacePaths, state.ExternalDescriptors
+	data, err := json.Marshal(was)
+	if err != nil {
+		return err
+	}
+	return writeFile(runcStateFile(root, state.ID), data)
+}
+
+func runcStateFile(root, id string) string { return filepath.Join(root, id, "state.json") }
+
+func readRuncState(root, id string) (*libcontainer.State, error) {
+	data, err := os.ReadFile(runcStateFile(root, id))
+	if err != nil {
+		return nil, err
+	}
+	state := new(libcontainer.State)
+	if err := json.Unmarshal(data, state); err != nil {
+		return nil, fmt.Errorf("decode runc state of %s: %w", id, err)
+	}
+	return state, nil
 }

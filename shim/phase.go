@@ -16,6 +16,10 @@ const (
 	phaseCreated phase = "created"
 	phaseRunning phase = "running"
 	phasePaused  phase = "paused"
+	// dozing: it is being written to disk; asleep: it is there, and has no process; waking: it is being made again.
+	phaseDozing phase = "dozing"
+	phaseAsleep phase = "asleep"
+	phaseWaking phase = "waking"
 	// stopped: its first process is gone and its exit was published.
 	phaseStopped phase = "stopped"
 	phaseDeleted phase = "deleted"
@@ -24,8 +28,11 @@ const (
 // phaseMoves is the only table of legal moves.
 var phaseMoves = map[phase][]phase{
 	phaseCreated: {phaseRunning, phaseStopped},
-	phaseRunning: {phasePaused, phaseStopped},
+	phaseRunning: {phasePaused, phaseDozing, phaseStopped},
 	phasePaused:  {phaseRunning, phaseStopped},
+	phaseDozing:  {phaseRunning, phaseAsleep, phaseStopped},
+	phaseAsleep:  {phaseWaking, phaseStopped},
+	phaseWaking:  {phaseAsleep, phaseRunning, phaseStopped},
 	phaseStopped: {phaseDeleted},
 }
 
@@ -50,14 +57,16 @@ func (p phase) check(id string, next phase) error {
 	return &phaseError{id: id, from: p, to: next}
 }
 
-// status is the phase in containerd's words; a deleted task is a stopped one to those who still ask.
+// status is the phase in containerd's words; a sleeping task is a paused one, a deleted one a stopped one to those who still ask.
 func (p phase) status() task.Status {
 	switch p {
 	case phaseCreated:
 		return task.Status_CREATED
 	case phaseRunning:
 		return task.Status_RUNNING
-	case phasePaused:
+	case phaseDozing:
+		return task.Status_PAUSING
+	case phasePaused, phaseAsleep, phaseWaking:
 		return task.Status_PAUSED
 	case phaseStopped, phaseDeleted:
 		return task.Status_STOPPED

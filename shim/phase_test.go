@@ -9,7 +9,7 @@ import (
 )
 
 func TestOnlyTheMovesOfTheTableAreLegal(t *testing.T) {
-	all := []phase{phaseCreated, phaseRunning, phasePaused, phaseStopped, phaseDeleted}
+	all := []phase{phaseCreated, phaseRunning, phasePaused, phaseDozing, phaseAsleep, phaseWaking, phaseStopped, phaseDeleted}
 	legal := map[[2]phase]bool{
 		{phaseCreated, phaseRunning}: true,
 		{phaseCreated, phaseStopped}: true,
@@ -17,6 +17,15 @@ func TestOnlyTheMovesOfTheTableAreLegal(t *testing.T) {
 		{phaseRunning, phaseStopped}: true,
 		{phasePaused, phaseRunning}:  true,
 		{phasePaused, phaseStopped}:  true,
+		{phaseRunning, phaseDozing}:  true,
+		{phaseDozing, phaseRunning}:  true,
+		{phaseDozing, phaseAsleep}:   true,
+		{phaseDozing, phaseStopped}:  true,
+		{phaseAsleep, phaseWaking}:   true,
+		{phaseAsleep, phaseStopped}:  true,
+		{phaseWaking, phaseAsleep}:   true,
+		{phaseWaking, phaseRunning}:  true,
+		{phaseWaking, phaseStopped}:  true,
 		{phaseStopped, phaseDeleted}: true,
 	}
 	for _, from := range all {
@@ -37,7 +46,7 @@ func TestOnlyTheMovesOfTheTableAreLegal(t *testing.T) {
 }
 
 func TestEveryPhaseHasAStatusOfContainerd(t *testing.T) {
-	for _, p := range []phase{phaseCreated, phaseRunning, phasePaused, phaseStopped, phaseDeleted} {
+	for _, p := range []phase{phaseCreated, phaseRunning, phasePaused, phaseDozing, phaseAsleep, phaseWaking, phaseStopped, phaseDeleted} {
 		if p.status() == task.Status_UNKNOWN {
 			t.Errorf("phase %s has no status", p)
 		}

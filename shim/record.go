@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,6 +148,27 @@ func (r *startRecord) finish(ctx context.Context, pid uint32) {
 	}
 	log.G(ctx).WithFields(fields).Info("started")
 	go r.deliver(context.WithoutCancel(ctx))
+}
+
+// rested notes that the task was put to sleep, or woken, and what that took.
+func (r *startRecord) rested(asleep bool, bytes uint64, phases []*api.Phase) {
+	r.mu.Lock()
+	rest := &api.Rest{Asleep: asleep, Bytes: bytes, AtUnixNanoseconds: time.Now().UnixNano(), Phases: phases, Wakes: r.start.Rest.GetWakes()}
+	if !asleep {
+		rest.Wakes++
+	}
+	r.start.Rest = rest
+	r.mu.Unlock()
+	if _, err := r.write(); err != nil {
+		log.L.WithError(err).Warn("write start record")
+	}
+}
+
+// phases are those that are over.
+func (r *startRecord) phases() []*api.Phase {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.start.Phases)
 }
 
 // deliver writes the record and hands it to sproutd. Neither may fail a start.

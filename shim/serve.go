@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/sproutrun/sprout/seedpool"
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
 // Runtime is the name by which containerd's clients ask for this shim.
@@ -86,6 +87,7 @@ func newServer(ctx context.Context, p seedpool.ShimParams, events *eventQueue, s
 		return nil, fmt.Errorf("make server: %w", err)
 	}
 	taskAPI.RegisterTTRPCTaskService(server, service)
+	api.RegisterTasksService(server, tasks{service})
 	return server, nil
 }
 

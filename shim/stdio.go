@@ -33,6 +33,8 @@ import (
 type streams struct {
 	copies  sync.WaitGroup
 	closers []io.Closer
+	// pipes are the names of the instance's pipes, "pipe:[inode]"; empty: it has none there.
+	pipes [3]string
 
 	mu    sync.Mutex
 	stdin io.Closer // +checklocks:mu: our hold on containerd's stdin; nil: none, or closed already
@@ -67,7 +69,7 @@ type appPipes struct {
 }
 
 func (s *streams) openApp(inst *api.Instance) (app appPipes, err error) {
-	for _, p := range []struct {
+	for n, p := range []struct {
 		path string
 		open func(string) (*os.File, error)
 		end  **os.File
@@ -79,6 +81,9 @@ func (s *streams) openApp(inst *api.Instance) (app appPipes, err error) {
 			return app, err
 		}
 		s.closers = append(s.closers, *p.end)
+		if name, err := os.Readlink(p.path); err == nil { // else it is a named one
+			s.pipes[n] = name
+		}
 	}
 	// The paths lead through the keeper's descriptors. While the instance lives its keeper does: what was opened are its pipes.
 	if !linux.Alive(int(inst.Pid), inst.StartTime) {
@@ -243,6 +248,34 @@ func (s *streams) closeStdin() error {
 	err := s.stdin.Close()
 	s.stdin = nil
 	return err
+}
+
+// hold opens the app's ends of its pipes, so that they outlive its processes: what is in them is not lost, and nobody reads their end. nil: none of the processes has
+// the pipe any more.
+func (s *streams) hold(pids []int) (held [3]*os.File, err error) {
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			return held, err
+		}
+		for _, entry := range list {
+			path := filepath.Join(dir, entry.Name())
+			link, err := os.Readlink(path)
+			if err != nil {
+				continue // closed this moment
+			}
+			for n, name := range s.pipes {
+				if name == "" || name != link || held[n] != nil {
+					continue
+				}
+				if held[n], err = linux.HoldFifo(path); err != nil {
+					return held, err
+				}
+			}
+		}
+	}
+	return held, nil
 }
 
 // drain waits until everything that the task wrote has been handed on, but not longer than limit: a client may not read.

@@ -55,6 +55,7 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 		return nil, nil, errgrpc.ToGRPC(err)
 	}
 	record := newStartRecord(s.paths, ns, r.ID)
+	record.start.ShimAddress = s.params.Address
 	defer record.spend("create")()
 	w := &wake{tasks: s, ns: ns, ask: r, record: record}
 	if err := w.read(); err != nil {
@@ -81,8 +82,8 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 		Pid:         task.pid(),
 	})
 	ctx = context.WithoutCancel(ctx)
-	time.AfterFunc(takeOverDelay, func() { task.takeOver(ctx) })
-	go task.watch(ctx)
+	time.AfterFunc(takeOverDelay, func() { task.takeOver(ctx, task.now()) })
+	go task.watch(ctx, task.now())
 	return &taskAPI.CreateTaskResponse{Pid: task.pid()}, record, nil
 }
 

@@ -161,7 +161,7 @@ func TestSproutdThatCannotTakeTheLastWordChangesNothing(t *testing.T) {
 	b.start(task)
 	b.kill(task, 9)
 	// sproutd finds out by itself that the spare was taken.
-	if err := (linux.Cgroup{Path: task.instance.Cgroup}).Remove(); err != nil {
+	if err := (linux.Cgroup{Path: task.now().instance.Cgroup}).Remove(); err != nil {
 		t.Fatal(err)
 	}
 	b.ends(task, 137)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
@@ -86,23 +87,25 @@ func (s *wokenTasks) remove(id string) {
 // but its first process is a child of a keeper, so that this type waits for it, and its streams are named pipes, so that it copies them.
 //
 // Life: bind makes it in phase created, frozen. start thaws it. Its exit, seen on the pidfd, is published after the exits of all
-// its exec'd processes and after its streams are drained; delete removes what is left.
+// its exec'd processes and after its streams are drained; delete removes what is left. Between, it may be put
+// to sleep and woken again, which gives it another first process.
 //
-// Lock order: op, then mu. op is held over whole requests that move the phase and while an exit is published, so that events come
+// Lock order: op, then signals, then mu. op is held over whole requests that move the phase and while an exit is published, so that events come
 // in the order of the moves; mu only over the fields below it, never over a slow step: State answers while a pause is under way.
 type wokenTask struct {
-	tasks    *wokenTasks
-	ns       string
-	id       string
-	bundle   string
-	asked    stdio.Stdio
-	spec     *specs.Spec
-	instance *api.Instance
-	pidfd    *linux.Pidfd
-	cgroup   linux.Cgroup
-	limits   cgroups.Manager
-	streams  *streams
-	memory   *restore.Holder
+	tasks   *wokenTasks
+	ns      string
+	id      string
+	bundle  string
+	asked   stdio.Stdio
+	spec    *specs.Spec
+	cgroup  linux.Cgroup
+	limits  cgroups.Manager
+	streams *streams
+	// made is the start that made it: what it was asked for, and from what seed.
+	made *wake
+	// current is its process: another one each time that it was woken from sleep, and the last one while it sleeps.
+	current atomic.Pointer[life]
 	// afterWake is how the app learns that it was woken; nil: it does not.
 	afterWake *api.AfterWake
 	runtime   *runc.Runc
@@ -110,9 +113,11 @@ type wokenTask struct {
 	init   *process.Init
 	record *startRecord
 
-	takenOver sync.Once
-
 	op sync.Mutex
+	// signals is held for reading while a signal is sent, and wholly while the task becomes one that takes none: what is sent later would not be in its image.
+	signals sync.RWMutex
+	// kept is what it holds while it sleeps; guarded by op.
+	kept *kept
 
 	mu       sync.Mutex
 	phase    phase                // +checklocks:mu
@@ -124,13 +129,33 @@ type wokenTask struct {
 
 	// running counts exec'd processes whose exit is not published yet.
 	running sync.WaitGroup
-	// watched is closed when the task is being watched for what may happen once it runs.
-	watched chan struct{}
 	// exited is closed when the exit of the first process is known and every stream is drained.
 	exited chan struct{}
 }
 
-func (t *wokenTask) pid() uint32 { return t.instance.Pid }
+// life is one process of a task, from a wake to a sleep or to the end.
+type life struct {
+	instance *api.Instance
+	pidfd    *linux.Pidfd
+	// memory is held when it is shared with other instances; nil: it is the instance's own.
+	memory *restore.Holder
+	// watched is closed when it is being watched for what may happen once it runs.
+	watched   chan struct{}
+	takenOver sync.Once
+	// again: it is not the task's first.
+	again bool
+	// killed: it was sent SIGKILL; slept: its end is not the task's. Both are guarded by the task's mu.
+	killed, slept bool
+}
+
+func newLife(i identity) *life {
+	return &life{instance: i.instance, pidfd: i.pidfd, memory: i.memory, watched: make(chan struct{})}
+}
+
+// now is the task's process.
+func (t *wokenTask) now() *life { return t.current.Load() }
+
+func (t *wokenTask) pid() uint32 { return t.now().instance.Pid }
 
 // move changes the phase, or says why it may not.
 func (t *wokenTask) move(next phase) error {
@@ -165,19 +190,23 @@ func (t *wokenTask) processes() []*execTask {
 	return slices.DeleteFunc(slices.Collect(maps.Values(t.execs)), func(e *execTask) bool { return e == nil })
 }
 
-// watch waits for the first process, publishes its exit and ends. It is started once, by the bind that made the task.
-func (t *wokenTask) watch(ctx context.Context) {
-	close(t.watched)
+// watch waits for the end of a life of the task. Unless that is sleep, it is the task's exit, which is published. It is started once for each, by what made it.
+func (t *wokenTask) watch(ctx context.Context, l *life) {
+	close(l.watched)
 	over := make(chan struct{})
-	go t.guardMemory(ctx, over)
-	exit := waitForExit(ctx, t.pidfd, t.instance.ExitFile)
+	go t.guardMemory(ctx, l, over)
+	exit := waitForExit(ctx, l.pidfd, l.instance.ExitFile)
 	close(over)
 	t.mu.Lock()
-	t.gone = true
+	slept := l.slept
+	t.gone = !slept
 	t.mu.Unlock()
+	if slept {
+		return
+	}
 	// Its pid namespace dies with it, so the exec'd processes are dying too; their exits are published first.
 	t.running.Wait()
-	t.takeOver(ctx) // the keeper's ends would keep the streams from ending
+	t.takeOver(ctx, l) // the keeper's ends would keep the streams from ending
 	t.streams.drain(ctx, drainBeforeExit)
 
 	t.op.Lock()

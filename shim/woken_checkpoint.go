@@ -36,10 +36,10 @@ func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskReq
 	if from := t.phaseNow(); from != phaseRunning && from != phasePaused {
 		return nil, errgrpc.ToGRPC(&phaseError{id: t.id, from: from, to: phaseStopped})
 	}
-	if t.memory != nil {
+	if t.now().memory != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, errShared))
 	}
-	if t.instance.Cloned {
+	if t.now().instance.Cloned {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("checkpoint task %s: %w", t.id, errCloned))
 	}
 	if err := t.dump(ctx, r.Path, &asked); err != nil {

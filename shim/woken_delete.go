@@ -59,7 +59,7 @@ func (t *wokenTask) endCreated(ctx context.Context) error {
 	if t.phaseNow() != phaseCreated {
 		return nil
 	}
-	if err := t.pidfd.Signal(sigkill); err != nil && !ended(err) {
+	if err := t.now().pidfd.Signal(sigkill); err != nil && !ended(err) {
 		return fmt.Errorf("kill task %s: %w", t.id, err)
 	}
 	select {
@@ -88,11 +88,11 @@ func (t *wokenTask) clear(ctx context.Context) error {
 	if err := t.cgroup.Remove(); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", t.cgroup.Path, err)
 	}
-	if err := removeInstanceDir(filepath.Dir(t.instance.ExitFile)); err != nil {
+	if err := removeInstanceDir(filepath.Dir(t.now().instance.ExitFile)); err != nil {
 		return err
 	}
 	t.record.remove(ctx)
-	if err := t.pidfd.Close(); err != nil {
+	if err := t.now().pidfd.Close(); err != nil {
 		log.G(ctx).WithError(err).Warn("close pidfd of woken task")
 	}
 	return writeBundleExit(t.bundle, t.exit())

@@ -18,7 +18,7 @@ import (
 
 const sigkill = syscall.SIGKILL
 
-// kill signals the first process, every process (all) or one exec'd process.
+// kill signals the first process, every process (all) or one exec'd process. SIGKILL ends a sleeping task, for any other signal it is woken.
 // To a task that was not started yet SIGKILL comes at once, as the v2 freezer lets it through; other signals stay pending until the thaw.
 func (t *wokenTask) kill(ctx context.Context, r *taskAPI.KillRequest) (*ptypes.Empty, error) {
 	if err := t.signal(ctx, r); err != nil {
@@ -36,17 +36,47 @@ func (t *wokenTask) signal(ctx context.Context, r *taskAPI.KillRequest) error {
 		return e.Kill(ctx, r.Signal, r.All)
 	}
 	sig := syscall.Signal(r.Signal)
+	for {
+		done, err := t.signalLife(ctx, sig, r.All)
+		if done || err != nil {
+			return err
+		}
+		// It sleeps, or is about to, or to wake. SIGKILL ends what sleeps, all else it is woken for.
+		if done, err = t.disturb(ctx, sig); done || err != nil {
+			return err
+		}
+	}
+}
+
+// signalLife signals the processes of the task; done: it has some that take signals, or never will again.
+func (t *wokenTask) signalLife(ctx context.Context, sig syscall.Signal, all bool) (done bool, err error) {
+	t.signals.RLock()
+	defer t.signals.RUnlock()
 	switch t.phaseNow() {
 	case phaseStopped, phaseDeleted:
-		return t.alreadyFinished()
+		return true, t.alreadyFinished()
+	case phaseAsleep, phaseWaking:
+		return false, nil
+	case phaseDozing:
+		if sig != sigkill {
+			return false, nil
+		}
+		t.noteKilled()
 	case phasePaused:
 		// The v1 freezer of `runc pause` holds even SIGKILL back: runc thaws it then.
-		return t.runtime.Kill(ctx, t.id, int(r.Signal), &runc.KillOpts{All: r.All})
+		return true, t.runtime.Kill(ctx, t.id, int(sig), &runc.KillOpts{All: all})
 	}
-	if r.All {
-		return t.signalAll(sig)
+	if all {
+		return true, t.signalAll(sig)
 	}
-	return t.signalled(t.pidfd.Signal(sig))
+	return true, t.signalled(t.now().pidfd.Signal(sig))
+}
+
+// noteKilled keeps a task that is being put to sleep from sleeping.
+func (t *wokenTask) noteKilled() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now().killed = true
 }
 
 // signalAll signals every process of the task's cgroup.

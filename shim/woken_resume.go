@@ -10,10 +10,14 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
-// resume undoes pause. A task that was not started yet is frozen too, but that is start's to undo.
+// resume undoes pause, and sleep. A task that was not started yet is frozen too, but that is start's to undo.
 func (t *wokenTask) resume(ctx context.Context, _ *taskAPI.ResumeRequest) (*ptypes.Empty, error) {
 	t.op.Lock()
 	defer t.op.Unlock()
+	if t.phaseNow() == phaseAsleep {
+		_, err := t.wakeUp(ctx)
+		return &ptypes.Empty{}, errgrpc.ToGRPC(err)
+	}
 	if from := t.phaseNow(); from != phasePaused {
 		return nil, errgrpc.ToGRPC(&phaseError{id: t.id, from: from, to: phaseRunning})
 	}

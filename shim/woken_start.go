@@ -23,14 +23,14 @@ func (t *wokenTask) start(ctx context.Context, r *taskAPI.StartRequest) (*taskAP
 		return nil, errgrpc.ToGRPC(err)
 	}
 	t.tasks.publish(&eventstypes.TaskStart{ContainerID: t.id, Pid: t.pid()})
-	if err := t.tellWoken(ctx); err != nil {
+	if err := t.tellWoken(ctx, t.record); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	if err := t.poststart(ctx); err != nil {
 		return nil, errgrpc.ToGRPC(err)
 	}
 	t.record.finish(ctx, t.pid())
-	go t.takeOver(context.WithoutCancel(ctx))
+	go t.takeOver(context.WithoutCancel(ctx), t.now())
 	return &taskAPI.StartResponse{Pid: t.pid()}, nil
 }
 
@@ -57,7 +57,7 @@ func (t *wokenTask) release(ctx context.Context) error {
 	if err := t.signalWaking(); err != nil {
 		return fmt.Errorf("signal task %s: %w", t.id, err)
 	}
-	<-t.watched
+	<-t.now().watched
 	stop := t.record.time("thaw")
 	err := t.cgroup.Thaw()
 	stop()
@@ -76,7 +76,7 @@ func (t *wokenTask) poststart(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if kerr := t.pidfd.Signal(sigkill); kerr != nil {
+	if kerr := t.now().pidfd.Signal(sigkill); kerr != nil {
 		log.G(ctx).WithError(kerr).Warn("kill task whose poststart hook failed")
 	}
 	return fmt.Errorf("run poststart hook of task %s: %w", t.id, err)

@@ -7,6 +7,7 @@ import (
 
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -19,6 +20,9 @@ func (t *wokenTask) update(ctx context.Context, r *taskAPI.UpdateTaskRequest) (*
 	}
 	t.op.Lock()
 	defer t.op.Unlock()
+	if at := t.phaseNow(); at == phaseAsleep {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("update task %s: it sleeps: %w", t.id, errdefs.ErrFailedPrecondition))
+	}
 	if err := t.runtime.Update(ctx, t.id, &resources); err != nil {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("update task %s: %w", t.id, err))
 	}

@@ -75,6 +75,23 @@ func (s *Snapshotter) Over(ctx context.Context, seed, upperdir string) ([]string
 	return overlayOptions(container.info.Name, mounts)
 }
 
+// Mounted gives the options of the overlay mount of a container's snapshot as it is: with the seed's layer, if it has one, and all that was written.
+func (s *Snapshotter) Mounted(ctx context.Context, upperdir string) ([]string, error) {
+	var container row
+	err := s.meta.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		container, err = s.container(ctx, upperdir)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find snapshot: %w", err)
+	}
+	mounts, err := s.Mounts(ctx, container.info.Name)
+	if err != nil {
+		return nil, err
+	}
+	return overlayOptions(container.info.Name, mounts)
+}
+
 // Plain takes the seed's layer away from below a container that has started cold after all, from the mount that containerd made before Adopt or Over.
 // No file is touched: the container may be running.
 func (s *Snapshotter) Plain(ctx context.Context, upperdir string) error {

@@ -73,7 +73,20 @@ func explain(w io.Writer, s *api.Start) error {
 	if err := explainPhases(w, "AHEAD MS", s.Ahead); err != nil {
 		return err
 	}
-	return explainPhases(w, "PHASE MS", s.Phases)
+	if err := explainPhases(w, "PHASE MS", s.Phases); err != nil || s.Rest == nil {
+		return err
+	}
+	return explainRest(w, s.Rest)
+}
+
+// explainRest says what a container has slept.
+func explainRest(w io.Writer, r *api.Rest) error {
+	if !r.Asleep {
+		fmt.Fprintf(w, "woken %d times from sleep, last %s ago\n", r.Wakes, age(r.AtUnixNanoseconds))
+		return explainPhases(w, "WAKE MS", r.Phases)
+	}
+	fmt.Fprintf(w, "asleep since %s, %s on disk\n", age(r.AtUnixNanoseconds), bytesText(r.Bytes))
+	return explainPhases(w, "SLEEP MS", r.Phases)
 }
 
 // explainPhases prints what there is of phases. What was done ahead is no part of what the start took.

@@ -29,9 +29,11 @@ func psCommand() *cli.Command {
 			}
 			rows := make([][]string, 0, len(list.Starts))
 			for _, s := range list.Starts {
-				rows = append(rows, []string{s.Id, s.Rung, orDash(s.Seed), fmt.Sprint(s.Pid), millis(total(s)), fmt.Sprint(len(s.Fallbacks)), age(s.AtUnixNanoseconds)})
+				rows = append(rows, []string{
+					s.Id, s.Rung, orDash(s.Seed), fmt.Sprint(s.Pid), millis(total(s)), fmt.Sprint(len(s.Fallbacks)), age(s.AtUnixNanoseconds), orDash(asleep(s.Rest)),
+				})
 			}
-			return table(cmd.Root().Writer, "ID RUNG SEED PID MS FALLBACKS AGE", rows)
+			return table(cmd.Root().Writer, "ID RUNG SEED PID MS FALLBACKS AGE SLEEPING", rows)
 		},
 	}
 }
@@ -45,6 +47,14 @@ func total(s *api.Start) int64 {
 		sum += f.Nanoseconds
 	}
 	return sum
+}
+
+// asleep is what a sleeping container takes on disk; empty: it does not sleep.
+func asleep(r *api.Rest) string {
+	if !r.GetAsleep() {
+		return ""
+	}
+	return bytesText(r.Bytes)
 }
 
 func orDash(s string) string {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,32 @@ type tcpSocket struct {
 	state         tcpState
 	// queued is, for a listener, how many connections wait to be accepted.
 	queued uint64
+	// inode is that of the socket; 0: no process has it yet, or any more.
+	inode string
+}
+
+// OpenConnection says which TCP connection of some processes, which share a network namespace, is open or waits to be accepted by them; empty: none.
+func OpenConnection(pids []int) (string, error) {
+	if len(pids) == 0 {
+		return "", nil
+	}
+	sockets, err := tcpSockets(pids[0])
+	if err != nil {
+		return "", err
+	}
+	own := make(map[string]bool)
+	for _, pid := range pids {
+		links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		if err != nil {
+			return "", err
+		}
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil { // else it was closed this moment
+				own[target] = true
+			}
+		}
+	}
+	return unsettled(slices.DeleteFunc(sockets, func(s tcpSocket) bool { return !own["socket:["+s.inode+"]"] })), nil
 }
 
 // tcpSockets reads the TCP sockets of the network namespace that pid is in.
@@ -53,7 +80,10 @@ func tcpSockets(pid int) ([]tcpSocket, error) {
 	return all, nil
 }
 
-// parseSockets reads the table's columns sl, local_address, rem_address, st and tx_queue:rx_queue; the first line is a heading.
+// inodeColumn is where a row has the socket's inode.
+const inodeColumn = 9
+
+// parseSockets reads the table's columns sl, local_address, rem_address, st, tx_queue:rx_queue and inode; the first line is a heading.
 func parseSockets(r io.Reader) ([]tcpSocket, error) {
 	var sockets []tcpSocket
 	lines := bufio.NewScanner(r)
@@ -80,7 +110,11 @@ func parseSockets(r io.Reader) ([]tcpSocket, error) {
 		if err != nil {
 			return nil, err
 		}
-		sockets = append(sockets, tcpSocket{local: local, remote: remote, state: tcpState(state), queued: queued})
+		socket := tcpSocket{local: local, remote: remote, state: tcpState(state), queued: queued}
+		if len(columns) > inodeColumn {
+			socket.inode = columns[inodeColumn]
+		}
+		sockets = append(sockets, socket)
 	}
 	return sockets, lines.Err()
 }

@@ -183,8 +183,11 @@ func (i *instance) record(status syscall.WaitStatus) error {
 
 // kill ends all of the instance and returns when its init has been waited for. The init ends by its own name, too: it may have been moved to another cgroup.
 func (i *instance) kill(ctx context.Context) error {
-	if err := i.cgroup.Kill(); err != nil {
-		return err
+	// Of one that has ended by itself nothing is left but to be reaped. Its cgroup may be a container's that sleeps, into which nothing could be cloned once it was killed.
+	if linux.Alive(int(i.message.Pid), i.message.StartTime) {
+		if err := i.cgroup.Kill(); err != nil {
+			return err
+		}
 	}
 	// One that has ended meanwhile cannot be signalled, and need not be.
 	signalled := i.pidfd.Signal(syscall.SIGKILL)

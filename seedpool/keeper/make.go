@@ -67,6 +67,9 @@ func (m *making) prepare() (err error) {
 	if err := os.MkdirAll(m.request.Dir, 0o700); err != nil {
 		return err
 	}
+	if err := m.clear(); err != nil {
+		return err
+	}
 	m.options = restore.Options{ImagesDir: m.request.Images, WorkDir: m.request.Dir, Cgroup: m.made.cgroup, CgroupNS: restore.HasCgroupNS(m.spec)}
 	// A shim may have frozen the cgroup already, in which CRIU has to run. It is the caller's and never made here: a shim that has given up may just have
 	// removed it, and nobody would remove another.
@@ -90,18 +93,7 @@ func (m *making) streams() error {
 		if key == "" || n >= len(paths) {
 			continue
 		}
-		held, err := linux.HoldPipe()
-		if err != nil {
-			return err
-		}
-		m.made.hold(held)
-		// The app may open its own streams again, at /dev/stdout.
-		if p := m.spec.Process; p != nil {
-			if err := held.Chown(int(p.User.UID), -1); err != nil {
-				return err
-			}
-		}
-		path, err := linux.PipePath(held)
+		path, err := m.pipe(n)
 		if err != nil {
 			return err
 		}
@@ -112,6 +104,38 @@ func (m *making) streams() error {
 	}
 	return nil
 }
+
+// pipe is where the pipe of the n-th standard stream is opened: one of the caller's, or a new one.
+func (m *making) pipe(n int) (path string, err error) {
+	if n < len(m.request.Streams) {
+		return m.request.Streams[n], nil
+	}
+	held, err := linux.HoldPipe()
+	if err != nil {
+		return "", err
+	}
+	m.made.hold(held)
+	// The app may open its own streams again, at /dev/stdout.
+	if p := m.spec.Process; p != nil {
+		if err := held.Chown(int(p.User.UID), -1); err != nil {
+			return "", err
+		}
+	}
+	return linux.PipePath(held)
+}
+
+// clear removes what an earlier life of the same instance has left in its directory.
+func (m *making) clear() error {
+	for _, file := range []string{exitFile(m.request.Dir), m.door()} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// door is where others get hold of shared memory.
+func (m *making) door() string { return filepath.Join(m.request.Dir, "memory") }
 
 // openNamespaces opens the namespaces that are asked for, as sproutd sees the paths: a namespace file is a mount, and of mounts that were made later our own
 // namespace need not know.
@@ -197,7 +221,7 @@ func (m *making) sharing(ctx context.Context) (pid int, err error) {
 	}
 	o := m.options
 	o.Memory = hot.NewMemory()
-	door := filepath.Join(m.request.Dir, "memory")
+	door := m.door()
 	if err := o.Memory.Offer(door); err != nil {
 		return 0, errors.Join(err, o.Memory.Close())
 	}

@@ -2,7 +2,8 @@
 // on the path.
 //
 // Life of an image: Dump writes it from a container whose file system is a spec's. Mounts are external, apart from those of the kernel's own file systems, so
-// that CRIU packs nothing but memory and state; the files of tmpfs mounts, which CRIU would pack with tar processes, are packed by us.
+// that CRIU packs nothing but memory and state; the files of tmpfs mounts, which CRIU would pack with tar processes, are packed by us. Of a container that is to be woken
+// again (Rest) the processes stay, frozen: when Dump has returned the image is whole, and they have run nothing that is not in it.
 //
 // Life of an instance: Stage builds its mounts outside CRIU. Restore starts CRIU inside the instance's final cgroup, so that memory is charged there, and hands
 // over root, mounts, network namespace and standard streams. When every task stands in its last ptrace stop, CRIU leaves the cgroup and the cgroup is frozen:

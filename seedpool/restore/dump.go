@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,6 +32,18 @@ type DumpOptions struct {
 	ImagesDir, WorkDir string
 	// Spec the container was made from.
 	Spec *specs.Spec
+	// Rest has the container frozen in its cgroup instead of ended; nil: it is ended.
+	Rest *Rest
+}
+
+// Rest says of a container that is frozen once it is dumped what a bake knows of its own. The caller's mount namespace must be one of Isolate's.
+type Rest struct {
+	// Cgroup has all of the container's processes, and no other.
+	Cgroup linux.Cgroup
+	// Streams are the names of the pipes that somebody outside holds, because they are the standard streams ("pipe:[inode]").
+	Streams [3]string
+	// Joins: an instance of the image is to join IPC and UTS namespaces. If it could not, there is no image.
+	Joins bool
 }
 
 // Dumped is what an instance of the image must be given.
@@ -43,7 +56,8 @@ type Dumped struct {
 	OwnNamespaces bool
 }
 
-// Dump writes the image of a container and ends the container. The error is an *Error; then the container may still run, and what is in ImagesDir is no image.
+// Dump writes the image of a container and ends the container, or freezes it. The error is an *Error; then the container may still run, and one that was to be
+// frozen does, if it has not ended by itself; what is in ImagesDir is no image.
 func Dump(ctx context.Context, c CRIU, o DumpOptions) (Dumped, error) {
 	d, s, err := dump(ctx, c, o)
 	if err != nil {
@@ -53,7 +67,10 @@ func Dump(ctx context.Context, c CRIU, o DumpOptions) (Dumped, error) {
 }
 
 func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err error) {
-	if d, err = examine(o.PID, o.Spec); err != nil {
+	if d, err = examine(o); err != nil {
+		return d, nil, err
+	}
+	if err := show(o.ImagesDir, o.WorkDir); err != nil {
 		return d, nil, err
 	}
 	for _, dir := range []string{o.ImagesDir, o.WorkDir} {
@@ -75,32 +92,49 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 		return d, nil, err
 	}
 	defer s.end()
-	s.abort = func() { _ = s.cmd.Process.Kill() }
+	s.abort = o.abort(s)
 	s.notify = func(script string, _ int) error {
 		if script != "post-dump" {
 			return nil
 		}
 		// The processes still stand; with an error they go on, otherwise CRIU ends them.
-		return packAll(o.PID, o.ImagesDir, o.Spec)
+		return o.complete(ctx, &d)
 	}
-	if _, err = s.request(ctx, rpc.CriuReqType_DUMP, opts); err == nil {
-		d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec)
+	if _, err = s.request(ctx, rpc.CriuReqType_DUMP, opts); err != nil && o.Rest != nil {
+		err = errors.Join(err, o.Rest.Cgroup.Thaw())
 	}
 	return d, s, err
 }
 
-// examine looks at what the image will not say: the standard streams' names, how much there is, and what CRIU would dump and nobody could restore.
-func examine(pid int, spec *specs.Spec) (d Dumped, err error) {
-	for i := range d.StdioKeys {
-		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, i))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return d, err
-		}
-		if strings.HasPrefix(link, "pipe:[") {
-			d.StdioKeys[i] = link
-		}
+// abort ends CRIU when nobody waits any more. One that is at work in a container that is to go on is waited for: it would leave its own code in the processes.
+func (o DumpOptions) abort(s *session) func() {
+	if o.Rest != nil {
+		return func() {}
 	}
-	pids, err := family(pid)
+	return func() { _ = s.cmd.Process.Kill() }
+}
+
+// complete makes what CRIU has written an image, while the processes stand, and has those freeze that are not to end.
+func (o DumpOptions) complete(ctx context.Context, d *Dumped) (err error) {
+	if err := packAll(o.PID, o.ImagesDir, o.Spec); err != nil {
+		return err
+	}
+	if d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec); err != nil || o.Rest == nil {
+		return err
+	}
+	if d.OwnNamespaces && o.Rest.Joins {
+		return ErrOwnNamespaces
+	}
+	// What CRIU lets go is frozen then: it runs nothing that is not in the image.
+	return o.Rest.Cgroup.Freeze(ctx)
+}
+
+// examine looks at what the image will not say: the standard streams' names, how much there is, and what CRIU would dump and nobody could restore.
+func examine(o DumpOptions) (d Dumped, err error) {
+	if d.StdioKeys, err = o.streams(); err != nil {
+		return d, err
+	}
+	pids, err := family(o.PID)
 	if err != nil {
 		return d, err
 	}
@@ -111,7 +145,41 @@ func examine(pid int, spec *specs.Spec) (d Dumped, err error) {
 		}
 		d.Processes, d.Threads = d.Processes+1, d.Threads+len(tids)
 	}
-	return d, errors.Join(knownMounts(pid, spec), ownPipes(pids, d.StdioKeys[:]))
+	return d, errors.Join(o.strangers(pids), knownMounts(o.PID, o.Spec), ownPipes(pids, d.StdioKeys[:]))
+}
+
+// streams are the names of the standard streams that are pipes: those that the caller knows, else those that the first process has now.
+func (o DumpOptions) streams() (keys [3]string, err error) {
+	if o.Rest != nil {
+		return o.Rest.Streams, nil
+	}
+	for i := range keys {
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", o.PID, i))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return keys, err
+		}
+		if strings.HasPrefix(link, "pipe:[") {
+			keys[i] = link
+		}
+	}
+	return keys, nil
+}
+
+// strangers makes sure that a container that is to end has no process that its first one does not descend from: somebody has entered it, and would die with it.
+func (o DumpOptions) strangers(family []int) error {
+	if o.Rest == nil {
+		return nil
+	}
+	pids, err := o.Rest.Cgroup.ProcsBelow()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if !slices.Contains(family, pid) {
+			return fmt.Errorf("process %d: %w", pid, ErrForeign)
+		}
+	}
+	return nil
 }
 
 // family lists a process and its descendants.
@@ -155,6 +223,7 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 	if err != nil {
 		return nil, err
 	}
+	opts.LeaveRunning = proto.Bool(o.Rest != nil)
 	for _, point := range points {
 		opts.ExtMnt = append(opts.ExtMnt, &rpc.ExtMountMap{Key: proto.String(point), Val: proto.String(point)})
 	}
@@ -172,14 +241,7 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 		return err
 	}
 	return linux.Enter(nil, func() error {
-		if err := linux.PrivateMounts(); err != nil {
-			return err
-		}
-		if err := Isolate(o.WorkDir); err != nil {
-			return err
-		}
-		// Filled while the ids are still root's: with mixed ones some of CRIU's probes fail.
-		if err := (CRIU{Path: cmd.Path}).Warm(); err != nil {
+		if err := o.isolate(cmd.Path); err != nil {
 			return err
 		}
 		if privileged || creds.Uids[0] == 0 && creds.Gids[0] == 0 {
@@ -187,4 +249,19 @@ func startIsolated(cmd *exec.Cmd, o DumpOptions) error {
 		}
 		return linux.StartAs(cmd, creds.Uids[0], creds.Gids[0])
 	})
+}
+
+// isolate makes the calling thread's mount namespace one for CRIU, unless the caller has.
+func (o DumpOptions) isolate(criu string) error {
+	if o.Rest != nil {
+		return nil
+	}
+	if err := linux.PrivateMounts(); err != nil {
+		return err
+	}
+	if err := Isolate(o.WorkDir); err != nil {
+		return err
+	}
+	// Filled while the ids are still root's: with mixed ones some of CRIU's probes fail.
+	return (CRIU{Path: criu}).Warm()
 }

@@ -1005,6 +1005,426 @@ func (x *BoundRequest) GetInstance() string {
 	return ""
 }
 
+type SleepRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Where it runs.
+	Cgroup string `protobuf:"bytes,2,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// OCI runtime mounts as JSON that the container has and its seed has not, in the order in which they were mounted.
+	Mounts []byte `protobuf:"bytes,3,opt,name=mounts,proto3" json:"mounts,omitempty"`
+	// Names of the pipes that are its standard streams (pipe:[inode]), which the shim holds.
+	Streams []string `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	// It will be woken in IPC and UTS namespaces that are not its own.
+	Joins         bool `protobuf:"varint,5,opt,name=joins,proto3" json:"joins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SleepRequest) Reset() {
+	*x = SleepRequest{}
+	mi := &file_sprout_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepRequest) ProtoMessage() {}
+
+func (x *SleepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepRequest.ProtoReflect.Descriptor instead.
+func (*SleepRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SleepRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *SleepRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *SleepRequest) GetMounts() []byte {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *SleepRequest) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+func (x *SleepRequest) GetJoins() bool {
+	if x != nil {
+		return x.Joins
+	}
+	return false
+}
+
+type SleepResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it takes on disk.
+	Bytes         uint64   `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases        []*Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SleepResponse) Reset() {
+	*x = SleepResponse{}
+	mi := &file_sprout_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepResponse) ProtoMessage() {}
+
+func (x *SleepResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepResponse.ProtoReflect.Descriptor instead.
+func (*SleepResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SleepResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SleepResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+type WakeRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Cgroup   string                 `protobuf:"bytes,2,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// Its namespaces, as in RestoreRequest.
+	Netns string `protobuf:"bytes,3,opt,name=netns,proto3" json:"netns,omitempty"`
+	Ipcns string `protobuf:"bytes,4,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
+	Utsns string `protobuf:"bytes,5,opt,name=utsns,proto3" json:"utsns,omitempty"`
+	// Where the pipes of SleepRequest can be opened, in the same order.
+	Streams       []string `protobuf:"bytes,6,rep,name=streams,proto3" json:"streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeRequest) Reset() {
+	*x = WakeRequest{}
+	mi := &file_sprout_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeRequest) ProtoMessage() {}
+
+func (x *WakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeRequest.ProtoReflect.Descriptor instead.
+func (*WakeRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WakeRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetNetns() string {
+	if x != nil {
+		return x.Netns
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetIpcns() string {
+	if x != nil {
+		return x.Ipcns
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetUtsns() string {
+	if x != nil {
+		return x.Utsns
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+type SleepTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Connections that are open are closed; else they are a reason to refuse.
+	CloseConnections bool `protobuf:"varint,2,opt,name=close_connections,json=closeConnections,proto3" json:"close_connections,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SleepTaskRequest) Reset() {
+	*x = SleepTaskRequest{}
+	mi := &file_sprout_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepTaskRequest) ProtoMessage() {}
+
+func (x *SleepTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepTaskRequest.ProtoReflect.Descriptor instead.
+func (*SleepTaskRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SleepTaskRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SleepTaskRequest) GetCloseConnections() bool {
+	if x != nil {
+		return x.CloseConnections
+	}
+	return false
+}
+
+type SleepTaskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SleepTaskResponse) Reset() {
+	*x = SleepTaskResponse{}
+	mi := &file_sprout_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepTaskResponse) ProtoMessage() {}
+
+func (x *SleepTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepTaskResponse.ProtoReflect.Descriptor instead.
+func (*SleepTaskResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SleepTaskResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SleepTaskResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+type WakeTaskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeTaskRequest) Reset() {
+	*x = WakeTaskRequest{}
+	mi := &file_sprout_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeTaskRequest) ProtoMessage() {}
+
+func (x *WakeTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeTaskRequest.ProtoReflect.Descriptor instead.
+func (*WakeTaskRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WakeTaskRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type WakeTaskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeTaskResponse) Reset() {
+	*x = WakeTaskResponse{}
+	mi := &file_sprout_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeTaskResponse) ProtoMessage() {}
+
+func (x *WakeTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeTaskResponse.ProtoReflect.Descriptor instead.
+func (*WakeTaskResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WakeTaskResponse) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *WakeTaskResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
 type DiscardRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Instance      string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -1015,7 +1435,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1447,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[12]
+	mi := &file_sprout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1460,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{12}
+	return file_sprout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DiscardRequest) GetInstance() string {
@@ -1068,7 +1488,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1500,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[13]
+	mi := &file_sprout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1513,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{13}
+	return file_sprout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Phase) GetName() string {
@@ -1123,7 +1543,7 @@ type Fallback struct {
 
 func (x *Fallback) Reset() {
 	*x = Fallback{}
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1555,7 @@ func (x *Fallback) String() string {
 func (*Fallback) ProtoMessage() {}
 
 func (x *Fallback) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[14]
+	mi := &file_sprout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1568,7 @@ func (x *Fallback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fallback.ProtoReflect.Descriptor instead.
 func (*Fallback) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{14}
+	return file_sprout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Fallback) GetRung() string {
@@ -1192,14 +1612,18 @@ type Start struct {
 	Pid               uint32                 `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
 	ShimPid           uint32                 `protobuf:"varint,9,opt,name=shim_pid,json=shimPid,proto3" json:"shim_pid,omitempty"`
 	// What was done before containerd asked for the container, beside what it did itself: it is no part of what the start took.
-	Ahead         []*Phase `protobuf:"bytes,10,rep,name=ahead,proto3" json:"ahead,omitempty"`
+	Ahead []*Phase `protobuf:"bytes,10,rep,name=ahead,proto3" json:"ahead,omitempty"`
+	// Where the shim serves Tasks.
+	ShimAddress string `protobuf:"bytes,11,opt,name=shim_address,json=shimAddress,proto3" json:"shim_address,omitempty"`
+	// What has become of it by sleeping; none: it never slept.
+	Rest          *Rest `protobuf:"bytes,12,opt,name=rest,proto3" json:"rest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1635,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[15]
+	mi := &file_sprout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1648,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{15}
+	return file_sprout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Start) GetNamespace() string {
@@ -1297,6 +1721,100 @@ func (x *Start) GetAhead() []*Phase {
 	return nil
 }
 
+func (x *Start) GetShimAddress() string {
+	if x != nil {
+		return x.ShimAddress
+	}
+	return ""
+}
+
+func (x *Start) GetRest() *Rest {
+	if x != nil {
+		return x.Rest
+	}
+	return nil
+}
+
+// Rest is what a container has slept.
+type Rest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It sleeps, and takes so many bytes on disk.
+	Asleep bool   `protobuf:"varint,1,opt,name=asleep,proto3" json:"asleep,omitempty"`
+	Bytes  uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// When it was put to sleep or woken last, and what that took.
+	AtUnixNanoseconds int64    `protobuf:"varint,3,opt,name=at_unix_nanoseconds,json=atUnixNanoseconds,proto3" json:"at_unix_nanoseconds,omitempty"`
+	Phases            []*Phase `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
+	// How often it was woken.
+	Wakes         uint32 `protobuf:"varint,5,opt,name=wakes,proto3" json:"wakes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rest) Reset() {
+	*x = Rest{}
+	mi := &file_sprout_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rest) ProtoMessage() {}
+
+func (x *Rest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rest.ProtoReflect.Descriptor instead.
+func (*Rest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Rest) GetAsleep() bool {
+	if x != nil {
+		return x.Asleep
+	}
+	return false
+}
+
+func (x *Rest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Rest) GetAtUnixNanoseconds() int64 {
+	if x != nil {
+		return x.AtUnixNanoseconds
+	}
+	return 0
+}
+
+func (x *Rest) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
+func (x *Rest) GetWakes() uint32 {
+	if x != nil {
+		return x.Wakes
+	}
+	return 0
+}
+
 type ReportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Start         *Start                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
@@ -1306,7 +1824,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1836,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[16]
+	mi := &file_sprout_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1849,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{16}
+	return file_sprout_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportRequest) GetStart() *Start {
@@ -1353,7 +1871,7 @@ type SeedRef struct {
 
 func (x *SeedRef) Reset() {
 	*x = SeedRef{}
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1883,7 @@ func (x *SeedRef) String() string {
 func (*SeedRef) ProtoMessage() {}
 
 func (x *SeedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[17]
+	mi := &file_sprout_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1896,7 @@ func (x *SeedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedRef.ProtoReflect.Descriptor instead.
 func (*SeedRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{17}
+	return file_sprout_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SeedRef) GetNamespace() string {
@@ -1434,7 +1952,7 @@ type SeedInfo struct {
 
 func (x *SeedInfo) Reset() {
 	*x = SeedInfo{}
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1964,7 @@ func (x *SeedInfo) String() string {
 func (*SeedInfo) ProtoMessage() {}
 
 func (x *SeedInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[18]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1977,7 @@ func (x *SeedInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedInfo.ProtoReflect.Descriptor instead.
 func (*SeedInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{18}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SeedInfo) GetId() string {
@@ -1640,7 +2158,7 @@ type AfterWake struct {
 
 func (x *AfterWake) Reset() {
 	*x = AfterWake{}
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +2170,7 @@ func (x *AfterWake) String() string {
 func (*AfterWake) ProtoMessage() {}
 
 func (x *AfterWake) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[19]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +2183,7 @@ func (x *AfterWake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterWake.ProtoReflect.Descriptor instead.
 func (*AfterWake) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{19}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AfterWake) GetKind() string {
@@ -1713,7 +2231,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +2243,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[20]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +2256,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{20}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -1803,7 +2321,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +2333,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[21]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +2346,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{21}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -1885,7 +2403,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2415,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[22]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2428,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{22}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -1944,14 +2462,16 @@ type InstanceRow struct {
 	ShimStartTime          uint64 `protobuf:"varint,8,opt,name=shim_start_time,json=shimStartTime,proto3" json:"shim_start_time,omitempty"`
 	ClaimedUnixNanoseconds int64  `protobuf:"varint,9,opt,name=claimed_unix_nanoseconds,json=claimedUnixNanoseconds,proto3" json:"claimed_unix_nanoseconds,omitempty"`
 	// Its files are the container's.
-	Adopted       bool `protobuf:"varint,10,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	Adopted bool `protobuf:"varint,10,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// It is on disk, or on its way there; none: it is not.
+	Sleeping      *Sleeping `protobuf:"bytes,11,opt,name=sleeping,proto3" json:"sleeping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2483,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[23]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2496,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{23}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -2049,6 +2569,83 @@ func (x *InstanceRow) GetAdopted() bool {
 	return false
 }
 
+func (x *InstanceRow) GetSleeping() *Sleeping {
+	if x != nil {
+		return x.Sleeping
+	}
+	return nil
+}
+
+// Sleeping is what is kept of an instance that is on disk.
+type Sleeping struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image is whole.
+	Whole         bool     `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
+	Bytes         uint64   `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Streams       []string `protobuf:"bytes,3,rep,name=streams,proto3" json:"streams,omitempty"`
+	Overlay       []string `protobuf:"bytes,4,rep,name=overlay,proto3" json:"overlay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sleeping) Reset() {
+	*x = Sleeping{}
+	mi := &file_sprout_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sleeping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sleeping) ProtoMessage() {}
+
+func (x *Sleeping) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sleeping.ProtoReflect.Descriptor instead.
+func (*Sleeping) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Sleeping) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *Sleeping) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Sleeping) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+func (x *Sleeping) GetOverlay() []string {
+	if x != nil {
+		return x.Overlay
+	}
+	return nil
+}
+
 // Refusal travels with an error and says as a reason code why a rung cannot be had.
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2059,7 +2656,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2668,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[24]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2681,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{24}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Refusal) GetReason() string {
@@ -2107,7 +2704,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2716,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2729,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Readiness) GetKind() string {
@@ -2178,7 +2775,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2787,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2800,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -2297,7 +2894,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2906,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2919,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2370,7 +2967,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2979,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2992,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -2414,7 +3011,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +3023,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +3036,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -2460,7 +3057,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +3069,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +3082,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -2522,7 +3119,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +3131,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +3144,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -2601,7 +3198,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2613,7 +3210,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2626,7 +3223,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -2729,7 +3326,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +3338,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +3351,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -2773,7 +3370,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +3382,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +3395,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -2819,7 +3416,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3428,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3441,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -2870,7 +3467,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3479,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3492,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -2915,7 +3512,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3524,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3537,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EventsRequest) GetNamespace() string {
@@ -2974,7 +3571,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3583,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3596,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Event) GetAtUnixNanoseconds() int64 {
@@ -3075,7 +3672,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3684,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3697,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -3119,7 +3716,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3728,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3741,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -3179,7 +3776,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3788,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3801,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -3281,7 +3878,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3890,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3903,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3339,7 +3936,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3948,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3961,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{43}
+	return file_sprout_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -3395,16 +3992,18 @@ type MakeRequest struct {
 	// Somebody waits for it: rather with memory of its own than after the seed's copy has been made.
 	AtOnce bool `protobuf:"varint,10,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`
 	// Clone it from the seed's template, which the first such request makes. Else it is restored.
-	Template      *TemplatePlace `protobuf:"bytes,11,opt,name=template,proto3" json:"template,omitempty"`
-	Ipcns         string         `protobuf:"bytes,12,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
-	Utsns         string         `protobuf:"bytes,13,opt,name=utsns,proto3" json:"utsns,omitempty"`
+	Template *TemplatePlace `protobuf:"bytes,11,opt,name=template,proto3" json:"template,omitempty"`
+	Ipcns    string         `protobuf:"bytes,12,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
+	Utsns    string         `protobuf:"bytes,13,opt,name=utsns,proto3" json:"utsns,omitempty"`
+	// Where the pipes of stdio_keys can be opened; none: the keeper makes new ones.
+	Streams       []string `protobuf:"bytes,14,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +4015,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +4028,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{44}
+	return file_sprout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -3523,6 +4122,152 @@ func (x *MakeRequest) GetUtsns() string {
 	return ""
 }
 
+func (x *MakeRequest) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+type DumpRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A directory that is empty.
+	Images string `protobuf:"bytes,2,opt,name=images,proto3" json:"images,omitempty"`
+	// OCI runtime spec of what the container has mounted.
+	Spec    []byte   `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	Cgroup  string   `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	Streams []string `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
+	// It will be in IPC and UTS namespaces that are not its own.
+	Joins         bool `protobuf:"varint,6,opt,name=joins,proto3" json:"joins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpRequest) Reset() {
+	*x = DumpRequest{}
+	mi := &file_sprout_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpRequest) ProtoMessage() {}
+
+func (x *DumpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
+func (*DumpRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *DumpRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DumpRequest) GetImages() string {
+	if x != nil {
+		return x.Images
+	}
+	return ""
+}
+
+func (x *DumpRequest) GetSpec() []byte {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *DumpRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *DumpRequest) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+func (x *DumpRequest) GetJoins() bool {
+	if x != nil {
+		return x.Joins
+	}
+	return false
+}
+
+type DumpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpResponse) Reset() {
+	*x = DumpResponse{}
+	mi := &file_sprout_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpResponse) ProtoMessage() {}
+
+func (x *DumpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
+func (*DumpResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *DumpResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DumpResponse) GetPhases() []*Phase {
+	if x != nil {
+		return x.Phases
+	}
+	return nil
+}
+
 // TemplatePlace is where a seed's template has its files and its processes. Both are the keeper's to make and to remove.
 type TemplatePlace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3535,7 +4280,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +4292,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +4305,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{45}
+	return file_sprout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -3589,7 +4334,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +4346,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +4359,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{46}
+	return file_sprout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -3649,7 +4394,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +4406,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +4419,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{47}
+	return file_sprout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3789,7 +4534,34 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
 	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"*\n" +
 	"\fBoundRequest\x12\x1a\n" +
-	"\binstance\x18\x01 \x01(\tR\binstance\"D\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\"\x8a\x01\n" +
+	"\fSleepRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12\x16\n" +
+	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12\x16\n" +
+	"\x06mounts\x18\x03 \x01(\fR\x06mounts\x12\x18\n" +
+	"\astreams\x18\x04 \x03(\tR\astreams\x12\x14\n" +
+	"\x05joins\x18\x05 \x01(\bR\x05joins\"O\n" +
+	"\rSleepResponse\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\x9d\x01\n" +
+	"\vWakeRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12\x16\n" +
+	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12\x14\n" +
+	"\x05netns\x18\x03 \x01(\tR\x05netns\x12\x14\n" +
+	"\x05ipcns\x18\x04 \x01(\tR\x05ipcns\x12\x14\n" +
+	"\x05utsns\x18\x05 \x01(\tR\x05utsns\x12\x18\n" +
+	"\astreams\x18\x06 \x03(\tR\astreams\"O\n" +
+	"\x10SleepTaskRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
+	"\x11close_connections\x18\x02 \x01(\bR\x10closeConnections\"S\n" +
+	"\x11SleepTaskResponse\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"!\n" +
+	"\x0fWakeTaskRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"N\n" +
+	"\x10WakeTaskResponse\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12(\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"D\n" +
 	"\x0eDiscardRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"=\n" +
@@ -3800,7 +4572,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04rung\x18\x01 \x01(\tR\x04rung\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12 \n" +
-	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\xbf\x02\n" +
+	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\x87\x03\n" +
 	"\x05Start\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3812,7 +4584,15 @@ const file_sprout_proto_rawDesc = "" +
 	"\x03pid\x18\b \x01(\rR\x03pid\x12\x19\n" +
 	"\bshim_pid\x18\t \x01(\rR\ashimPid\x12&\n" +
 	"\x05ahead\x18\n" +
-	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\"7\n" +
+	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\x12!\n" +
+	"\fshim_address\x18\v \x01(\tR\vshimAddress\x12#\n" +
+	"\x04rest\x18\f \x01(\v2\x0f.sprout.v1.RestR\x04rest\"\xa4\x01\n" +
+	"\x04Rest\x12\x16\n" +
+	"\x06asleep\x18\x01 \x01(\bR\x06asleep\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12.\n" +
+	"\x13at_unix_nanoseconds\x18\x03 \x01(\x03R\x11atUnixNanoseconds\x12(\n" +
+	"\x06phases\x18\x04 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
+	"\x05wakes\x18\x05 \x01(\rR\x05wakes\"7\n" +
 	"\rReportRequest\x12&\n" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
@@ -3872,7 +4652,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05paged\x18\x06 \x01(\bR\x05paged\"/\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\rR\x03max\"\xdf\x02\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"\x90\x03\n" +
 	"\vInstanceRow\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1a\n" +
@@ -3884,7 +4664,13 @@ const file_sprout_proto_rawDesc = "" +
 	"\x0fshim_start_time\x18\b \x01(\x04R\rshimStartTime\x128\n" +
 	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\x12\x18\n" +
 	"\aadopted\x18\n" +
-	" \x01(\bR\aadopted\"!\n" +
+	" \x01(\bR\aadopted\x12/\n" +
+	"\bsleeping\x18\v \x01(\v2\x13.sprout.v1.SleepingR\bsleeping\"j\n" +
+	"\bSleeping\x12\x14\n" +
+	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\astreams\x18\x03 \x03(\tR\astreams\x12\x18\n" +
+	"\aoverlay\x18\x04 \x03(\tR\aoverlay\"!\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"h\n" +
 	"\tReadiness\x12\x12\n" +
@@ -3982,7 +4768,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xd5\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xef\x02\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -3998,7 +4784,18 @@ const file_sprout_proto_rawDesc = "" +
 	" \x01(\bR\x06atOnce\x124\n" +
 	"\btemplate\x18\v \x01(\v2\x18.sprout.v1.TemplatePlaceR\btemplate\x12\x14\n" +
 	"\x05ipcns\x18\f \x01(\tR\x05ipcns\x12\x14\n" +
-	"\x05utsns\x18\r \x01(\tR\x05utsns\"9\n" +
+	"\x05utsns\x18\r \x01(\tR\x05utsns\x12\x18\n" +
+	"\astreams\x18\x0e \x03(\tR\astreams\"\x91\x01\n" +
+	"\vDumpRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06images\x18\x02 \x01(\tR\x06images\x12\x12\n" +
+	"\x04spec\x18\x03 \x01(\fR\x04spec\x12\x16\n" +
+	"\x06cgroup\x18\x04 \x01(\tR\x06cgroup\x12\x18\n" +
+	"\astreams\x18\x05 \x03(\tR\astreams\x12\x14\n" +
+	"\x05joins\x18\x06 \x01(\bR\x05joins\"N\n" +
+	"\fDumpResponse\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"9\n" +
 	"\rTemplatePlace\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\x9a\x01\n" +
@@ -4008,15 +4805,20 @@ const file_sprout_proto_rawDesc = "" +
 	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9d\x03\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x95\x04\n" +
 	"\x04Pool\x12=\n" +
 	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
 	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x126\n" +
 	"\aAdopted\x12\x19.sprout.v1.AdoptedRequest\x1a\x10.sprout.v1.Empty\x12@\n" +
 	"\aRestore\x12\x19.sprout.v1.RestoreRequest\x1a\x1a.sprout.v1.RestoreResponse\x122\n" +
 	"\x05Bound\x12\x17.sprout.v1.BoundRequest\x1a\x10.sprout.v1.Empty\x126\n" +
-	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x124\n" +
-	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\xaf\x05\n" +
+	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x12:\n" +
+	"\x05Sleep\x12\x17.sprout.v1.SleepRequest\x1a\x18.sprout.v1.SleepResponse\x12:\n" +
+	"\x04Wake\x12\x16.sprout.v1.WakeRequest\x1a\x1a.sprout.v1.RestoreResponse\x124\n" +
+	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\x8c\x01\n" +
+	"\x05Tasks\x12B\n" +
+	"\x05Sleep\x12\x1b.sprout.v1.SleepTaskRequest\x1a\x1c.sprout.v1.SleepTaskResponse\x12?\n" +
+	"\x04Wake\x12\x1a.sprout.v1.WakeTaskRequest\x1a\x1b.sprout.v1.WakeTaskResponse2\xaf\x05\n" +
 	"\x05Seeds\x126\n" +
 	"\x04Bake\x12\x16.sprout.v1.BakeRequest\x1a\x14.sprout.v1.BakeEvent0\x01\x12F\n" +
 	"\tListSeeds\x12\x1b.sprout.v1.ListSeedsRequest\x1a\x1c.sprout.v1.ListSeedsResponse\x126\n" +
@@ -4031,10 +4833,11 @@ const file_sprout_proto_rawDesc = "" +
 	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x12:\n" +
 	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x126\n" +
 	"\x06Events\x12\x18.sprout.v1.EventsRequest\x1a\x10.sprout.v1.Event0\x01\x127\n" +
-	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\x9a\x02\n" +
+	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\xd3\x02\n" +
 	"\x06Keeper\x127\n" +
 	"\x04Make\x12\x16.sprout.v1.MakeRequest\x1a\x17.sprout.v1.MakeResponse\x122\n" +
-	"\x06Forget\x12\x16.sprout.v1.InstanceRef\x1a\x10.sprout.v1.Empty\x120\n" +
+	"\x06Forget\x12\x16.sprout.v1.InstanceRef\x1a\x10.sprout.v1.Empty\x127\n" +
+	"\x04Dump\x12\x16.sprout.v1.DumpRequest\x1a\x17.sprout.v1.DumpResponse\x120\n" +
 	"\x04Kill\x12\x16.sprout.v1.InstanceRef\x1a\x10.sprout.v1.Empty\x12C\n" +
 	"\rListInstances\x12\x10.sprout.v1.Empty\x1a .sprout.v1.ListInstancesResponse\x12,\n" +
 	"\x06Retire\x12\x10.sprout.v1.Empty\x1a\x10.sprout.v1.EmptyB1Z/github.com/sproutrun/sprout/seedpool/api/v1;apib\x06proto3"
@@ -4051,7 +4854,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -4065,133 +4868,161 @@ var file_sprout_proto_goTypes = []any{
 	(*RestoreRequest)(nil),        // 9: sprout.v1.RestoreRequest
 	(*RestoreResponse)(nil),       // 10: sprout.v1.RestoreResponse
 	(*BoundRequest)(nil),          // 11: sprout.v1.BoundRequest
-	(*DiscardRequest)(nil),        // 12: sprout.v1.DiscardRequest
-	(*Phase)(nil),                 // 13: sprout.v1.Phase
-	(*Fallback)(nil),              // 14: sprout.v1.Fallback
-	(*Start)(nil),                 // 15: sprout.v1.Start
-	(*ReportRequest)(nil),         // 16: sprout.v1.ReportRequest
-	(*SeedRef)(nil),               // 17: sprout.v1.SeedRef
-	(*SeedInfo)(nil),              // 18: sprout.v1.SeedInfo
-	(*AfterWake)(nil),             // 19: sprout.v1.AfterWake
-	(*PagesUsage)(nil),            // 20: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 21: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 22: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 23: sprout.v1.InstanceRow
-	(*Refusal)(nil),               // 24: sprout.v1.Refusal
-	(*Readiness)(nil),             // 25: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 26: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 27: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 28: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 29: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 30: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 31: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 32: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 33: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 34: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 35: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 36: sprout.v1.ListStartsResponse
-	(*EventsRequest)(nil),         // 37: sprout.v1.EventsRequest
-	(*Event)(nil),                 // 38: sprout.v1.Event
-	(*UsageRequest)(nil),          // 39: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 40: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 41: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 42: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 43: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 44: sprout.v1.MakeRequest
-	(*TemplatePlace)(nil),         // 45: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 46: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 47: sprout.v1.ListInstancesResponse
-	nil,                           // 48: sprout.v1.Key.PartsEntry
-	nil,                           // 49: sprout.v1.Key.EnvEntry
-	nil,                           // 50: sprout.v1.Key.MountsEntry
+	(*SleepRequest)(nil),          // 12: sprout.v1.SleepRequest
+	(*SleepResponse)(nil),         // 13: sprout.v1.SleepResponse
+	(*WakeRequest)(nil),           // 14: sprout.v1.WakeRequest
+	(*SleepTaskRequest)(nil),      // 15: sprout.v1.SleepTaskRequest
+	(*SleepTaskResponse)(nil),     // 16: sprout.v1.SleepTaskResponse
+	(*WakeTaskRequest)(nil),       // 17: sprout.v1.WakeTaskRequest
+	(*WakeTaskResponse)(nil),      // 18: sprout.v1.WakeTaskResponse
+	(*DiscardRequest)(nil),        // 19: sprout.v1.DiscardRequest
+	(*Phase)(nil),                 // 20: sprout.v1.Phase
+	(*Fallback)(nil),              // 21: sprout.v1.Fallback
+	(*Start)(nil),                 // 22: sprout.v1.Start
+	(*Rest)(nil),                  // 23: sprout.v1.Rest
+	(*ReportRequest)(nil),         // 24: sprout.v1.ReportRequest
+	(*SeedRef)(nil),               // 25: sprout.v1.SeedRef
+	(*SeedInfo)(nil),              // 26: sprout.v1.SeedInfo
+	(*AfterWake)(nil),             // 27: sprout.v1.AfterWake
+	(*PagesUsage)(nil),            // 28: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 29: sprout.v1.SeedMeta
+	(*PoolRow)(nil),               // 30: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 31: sprout.v1.InstanceRow
+	(*Sleeping)(nil),              // 32: sprout.v1.Sleeping
+	(*Refusal)(nil),               // 33: sprout.v1.Refusal
+	(*Readiness)(nil),             // 34: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 35: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 36: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 37: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 38: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 39: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 40: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 41: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 42: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 43: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 44: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 45: sprout.v1.ListStartsResponse
+	(*EventsRequest)(nil),         // 46: sprout.v1.EventsRequest
+	(*Event)(nil),                 // 47: sprout.v1.Event
+	(*UsageRequest)(nil),          // 48: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 49: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 50: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 51: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 52: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 53: sprout.v1.MakeRequest
+	(*DumpRequest)(nil),           // 54: sprout.v1.DumpRequest
+	(*DumpResponse)(nil),          // 55: sprout.v1.DumpResponse
+	(*TemplatePlace)(nil),         // 56: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 57: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 58: sprout.v1.ListInstancesResponse
+	nil,                           // 59: sprout.v1.Key.PartsEntry
+	nil,                           // 60: sprout.v1.Key.EnvEntry
+	nil,                           // 61: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	48, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	49, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	50, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	59, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	60, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	61, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
-	18, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
+	26, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
 	7,  // 6: sprout.v1.Instance.credentials:type_name -> sprout.v1.Credentials
 	6,  // 7: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
-	18, // 8: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
+	26, // 8: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
 	6,  // 9: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
-	13, // 10: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
-	14, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
-	14, // 12: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
-	13, // 13: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
-	13, // 14: sprout.v1.Start.ahead:type_name -> sprout.v1.Phase
-	15, // 15: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 16: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	20, // 17: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	19, // 18: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
-	18, // 19: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	25, // 20: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	13, // 21: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 22: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	25, // 23: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	19, // 24: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
-	18, // 25: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	18, // 26: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	32, // 27: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	15, // 28: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	41, // 29: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	45, // 30: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	6,  // 31: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	13, // 32: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	14, // 33: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 34: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 35: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 36: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 37: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 38: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 39: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	12, // 40: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	16, // 41: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	26, // 42: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	28, // 43: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	17, // 44: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	17, // 45: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	17, // 46: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	31, // 47: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	33, // 48: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	35, // 49: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	39, // 50: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	37, // 51: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
-	0,  // 52: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	44, // 53: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	43, // 54: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	43, // 55: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 56: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 57: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 58: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 59: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 60: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 61: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 62: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 63: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	0,  // 64: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	27, // 65: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	29, // 66: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	18, // 67: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	30, // 68: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 69: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	32, // 70: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	34, // 71: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	36, // 72: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	40, // 73: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	38, // 74: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	42, // 75: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	46, // 76: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 77: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	0,  // 78: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	47, // 79: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 80: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	58, // [58:81] is the sub-list for method output_type
-	35, // [35:58] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	20, // 10: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
+	21, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
+	20, // 12: sprout.v1.SleepResponse.phases:type_name -> sprout.v1.Phase
+	20, // 13: sprout.v1.SleepTaskResponse.phases:type_name -> sprout.v1.Phase
+	20, // 14: sprout.v1.WakeTaskResponse.phases:type_name -> sprout.v1.Phase
+	21, // 15: sprout.v1.Start.fallbacks:type_name -> sprout.v1.Fallback
+	20, // 16: sprout.v1.Start.phases:type_name -> sprout.v1.Phase
+	20, // 17: sprout.v1.Start.ahead:type_name -> sprout.v1.Phase
+	23, // 18: sprout.v1.Start.rest:type_name -> sprout.v1.Rest
+	20, // 19: sprout.v1.Rest.phases:type_name -> sprout.v1.Phase
+	22, // 20: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
+	1,  // 21: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	28, // 22: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	27, // 23: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
+	26, // 24: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	34, // 25: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	20, // 26: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	6,  // 27: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	32, // 28: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
+	34, // 29: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	27, // 30: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	26, // 31: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	26, // 32: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	41, // 33: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	22, // 34: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	50, // 35: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	56, // 36: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	20, // 37: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 38: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	20, // 39: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	21, // 40: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 41: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 42: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 43: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 44: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 45: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 46: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	19, // 47: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	12, // 48: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
+	14, // 49: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
+	24, // 50: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	15, // 51: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
+	17, // 52: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
+	35, // 53: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	37, // 54: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	25, // 55: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	25, // 56: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	25, // 57: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	40, // 58: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	42, // 59: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	44, // 60: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	48, // 61: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	46, // 62: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 63: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	53, // 64: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	52, // 65: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	54, // 66: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
+	52, // 67: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 68: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 69: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 70: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 71: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 72: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 73: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 74: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 75: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 76: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 77: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	0,  // 78: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	16, // 79: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 80: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	36, // 81: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	38, // 82: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	26, // 83: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	39, // 84: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 85: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	41, // 86: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	43, // 87: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	45, // 88: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	49, // 89: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	47, // 90: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	51, // 91: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	57, // 92: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 93: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	55, // 94: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 95: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	58, // 96: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 97: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	70, // [70:98] is the sub-list for method output_type
+	42, // [42:70] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -4205,9 +5036,9 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   62,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_sprout_proto_goTypes,
 		DependencyIndexes: file_sprout_proto_depIdxs,

@@ -14,6 +14,8 @@ type PoolService interface {
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
 	Bound(context.Context, *BoundRequest) (*Empty, error)
 	Discard(context.Context, *DiscardRequest) (*Empty, error)
+	Sleep(context.Context, *SleepRequest) (*SleepResponse, error)
+	Wake(context.Context, *WakeRequest) (*RestoreResponse, error)
 	Report(context.Context, *ReportRequest) (*Empty, error)
 }
 
@@ -61,6 +63,20 @@ func RegisterPoolService(srv *ttrpc.Server, svc PoolService) {
 					return nil, err
 				}
 				return svc.Discard(ctx, &req)
+			},
+			"Sleep": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SleepRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Sleep(ctx, &req)
+			},
+			"Wake": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WakeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Wake(ctx, &req)
 			},
 			"Report": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ReportRequest
@@ -131,9 +147,77 @@ func (c *poolClient) Discard(ctx context.Context, req *DiscardRequest) (*Empty, 
 	return &resp, nil
 }
 
+func (c *poolClient) Sleep(ctx context.Context, req *SleepRequest) (*SleepResponse, error) {
+	var resp SleepResponse
+	if err := c.client.Call(ctx, "sprout.v1.Pool", "Sleep", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *poolClient) Wake(ctx context.Context, req *WakeRequest) (*RestoreResponse, error) {
+	var resp RestoreResponse
+	if err := c.client.Call(ctx, "sprout.v1.Pool", "Wake", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
 func (c *poolClient) Report(ctx context.Context, req *ReportRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "sprout.v1.Pool", "Report", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+type TasksService interface {
+	Sleep(context.Context, *SleepTaskRequest) (*SleepTaskResponse, error)
+	Wake(context.Context, *WakeTaskRequest) (*WakeTaskResponse, error)
+}
+
+func RegisterTasksService(srv *ttrpc.Server, svc TasksService) {
+	srv.RegisterService("sprout.v1.Tasks", &ttrpc.ServiceDesc{
+		Methods: map[string]ttrpc.Method{
+			"Sleep": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SleepTaskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Sleep(ctx, &req)
+			},
+			"Wake": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WakeTaskRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Wake(ctx, &req)
+			},
+		},
+	})
+}
+
+type tasksClient struct {
+	client *ttrpc.Client
+}
+
+func NewTasksClient(client *ttrpc.Client) TasksService {
+	return &tasksClient{
+		client: client,
+	}
+}
+
+func (c *tasksClient) Sleep(ctx context.Context, req *SleepTaskRequest) (*SleepTaskResponse, error) {
+	var resp SleepTaskResponse
+	if err := c.client.Call(ctx, "sprout.v1.Tasks", "Sleep", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tasksClient) Wake(ctx context.Context, req *WakeTaskRequest) (*WakeTaskResponse, error) {
+	var resp WakeTaskResponse
+	if err := c.client.Call(ctx, "sprout.v1.Tasks", "Wake", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
@@ -430,6 +514,7 @@ func (c *seedsClient) Version(ctx context.Context, req *Empty) (*VersionResponse
 type KeeperService interface {
 	Make(context.Context, *MakeRequest) (*MakeResponse, error)
 	Forget(context.Context, *InstanceRef) (*Empty, error)
+	Dump(context.Context, *DumpRequest) (*DumpResponse, error)
 	Kill(context.Context, *InstanceRef) (*Empty, error)
 	ListInstances(context.Context, *Empty) (*ListInstancesResponse, error)
 	Retire(context.Context, *Empty) (*Empty, error)
@@ -451,6 +536,13 @@ func RegisterKeeperService(srv *ttrpc.Server, svc KeeperService) {
 					return nil, err
 				}
 				return svc.Forget(ctx, &req)
+			},
+			"Dump": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req DumpRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Dump(ctx, &req)
 			},
 			"Kill": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req InstanceRef
@@ -498,6 +590,14 @@ func (c *keeperClient) Make(ctx context.Context, req *MakeRequest) (*MakeRespons
 func (c *keeperClient) Forget(ctx context.Context, req *InstanceRef) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "sprout.v1.Keeper", "Forget", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *keeperClient) Dump(ctx context.Context, req *DumpRequest) (*DumpResponse, error) {
+	var resp DumpResponse
+	if err := c.client.Call(ctx, "sprout.v1.Keeper", "Dump", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

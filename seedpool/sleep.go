@@ -1,0 +1,238 @@
+package seedpool
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
+	"github.com/sproutrun/sprout/seedpool/linux"
+)
+
+// sleep writes a bound instance to disk and leaves it frozen. Its row says so before the first byte is there, and that the image is whole when it is. After an error the
+// instance runs as before.
+func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*api.SleepResponse, error) {
+	row := p.rowOf(i)
+	unlock, err := p.lockContainer(ctx, row.Namespace, row.Container)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	row = p.rowOf(i)
+	if phase(row.Phase) != phaseBound {
+		return nil, fail(errdefs.ErrFailedPrecondition, "instance %s is %s, not bound", i.id, row.Phase)
+	}
+	// A clone's files are mapped in its template's mounts, and shared memory is a mapping of its seed's store: CRIU would find neither.
+	switch {
+	case row.Instance.Cloned:
+		return nil, refuse(ReasonCloned, fail(errdefs.ErrFailedPrecondition, "instance %s was cloned from its seed's template", i.id))
+	case row.Instance.Memory != "":
+		return nil, refuse(ReasonSharedMemory, fail(errdefs.ErrFailedPrecondition, "instance %s shares its seed's memory", i.id))
+	}
+	ask, overlay, err := p.prepareSleep(ctx, i, r)
+	var resp *api.DumpResponse
+	if err == nil {
+		resp, err = p.dump(ctx, i.seed, ask)
+	}
+	p.point("instance dumped")
+	if err == nil {
+		err = p.rewrite(i, func(row *api.InstanceRow) {
+			row.Sleeping = &api.Sleeping{Whole: true, Bytes: resp.Bytes, Streams: r.Streams, Overlay: overlay}
+		})
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.dropSleep(i))
+	}
+	p.tellSleep(EventAsleep, i, fmt.Sprintf("%d bytes", resp.Bytes))
+	return &api.SleepResponse{Bytes: resp.Bytes, Phases: resp.Phases}, nil
+}
+
+// prepareSleep makes the directory of the image, with the spec of all that the container has mounted, and says what the keeper is to do.
+func (p *Pool) prepareSleep(ctx context.Context, i *instance, r *api.SleepRequest) (_ *api.DumpRequest, overlay []string, err error) {
+	spec, err := p.mountedSpec(i.seed, r.Mounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	if overlay, err = p.rootfs.Mounted(ctx, p.rowOf(i).Upperdir); err != nil {
+		return nil, nil, err
+	}
+	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Sleeping = &api.Sleeping{} }); err != nil {
+		return nil, nil, err
+	}
+	// What an earlier sleep has left, of which it was woken.
+	dir := p.paths.SleepDir(i.id)
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, nil, err
+	}
+	images := filepath.Join(dir, "images")
+	if err := os.MkdirAll(images, 0o700); err != nil {
+		return nil, nil, err
+	}
+	file := filepath.Join(dir, fileSpec)
+	if err := errors.Join(os.WriteFile(file, spec, 0o600), syncPath(file), syncPath(dir), syncPath(p.paths.SleepingDir())); err != nil {
+		return nil, nil, err
+	}
+	return &api.DumpRequest{Id: i.id, Images: images, Spec: spec, Cgroup: r.Cgroup, Streams: r.Streams, Joins: r.Joins}, overlay, nil
+}
+
+// mountedSpec is the spec that a seed was baked with, with mounts that were added to a container.
+func (p *Pool) mountedSpec(seedID string, added []byte) ([]byte, error) {
+	p.mu.Lock()
+	s := p.seeds[seedID]
+	p.mu.Unlock()
+	if s == nil {
+		return nil, refuse(ReasonNoSeed, fail(errdefs.ErrFailedPrecondition, "seed %s was removed", seedID))
+	}
+	data, err := s.dir.spec()
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	var mounts []specs.Mount
+	if err := errors.Join(json.Unmarshal(data, &spec), json.Unmarshal(added, &mounts)); err != nil {
+		return nil, fmt.Errorf("parse spec: %w", err)
+	}
+	spec.Mounts = append(spec.Mounts, mounts...)
+	return json.Marshal(&spec)
+}
+
+// dump has the keeper of an instance write it to disk.
+func (p *Pool) dump(ctx context.Context, seedID string, ask *api.DumpRequest) (*api.DumpResponse, error) {
+	k, err := p.keepers.find(ctx, seedID)
+	if errdefs.IsNotFound(err) {
+		return nil, refuse(ReasonKeeperGone, fail(errdefs.ErrFailedPrecondition, "%w", err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp, err := k.Dump(ctx, ask)
+	err = errgrpc.ToNative(err)
+	switch {
+	case err == nil:
+		return resp, nil
+	case errdefs.IsNotFound(err):
+		// A keeper that was started after the one that made it.
+		return nil, refuse(ReasonKeeperGone, fail(errdefs.ErrFailedPrecondition, "%w", err))
+	case errdefs.IsFailedPrecondition(err):
+		return nil, refuse(ReasonForeignResource, err)
+	}
+	return nil, refuse(ReasonDumpFailed, p.explain(err))
+}
+
+// dropSleep removes the image of an instance that does not sleep. The caller holds the container's lock.
+func (p *Pool) dropSleep(i *instance) error {
+	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Sleeping = nil }); err != nil {
+		return err
+	}
+	return os.RemoveAll(p.paths.SleepDir(i.id))
+}
+
+// awake removes the image of an instance that runs: what it has done since is not in it.
+func (p *Pool) awake(ctx context.Context, i *instance) error {
+	row := p.rowOf(i)
+	if row.Sleeping == nil {
+		return nil
+	}
+	unlock, err := p.lockContainer(ctx, row.Namespace, row.Container)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	row = p.rowOf(i)
+	if row.Sleeping == nil || !linux.Alive(int(row.Instance.Pid), row.Instance.StartTime) {
+		return nil
+	}
+	// A frozen one is on its way in or out.
+	if frozen, err := isFrozen(int(row.Instance.Pid)); err != nil || frozen {
+		return err
+	}
+	if row.Sleeping.Whole {
+		p.tellSleep(EventAwake, i, "")
+	}
+	return p.dropSleep(i)
+}
+
+// wakeUp makes an instance that is on disk again, frozen in the container's cgroup. The image stays until it runs. After an error nothing of the instance is there but
+// the image.
+func (p *Pool) wakeUp(ctx context.Context, i *instance, r *api.WakeRequest) (*api.MakeResponse, error) {
+	row := p.rowOf(i)
+	unlock, err := p.lockContainer(ctx, row.Namespace, row.Container)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	row = p.rowOf(i)
+	if phase(row.Phase) != phaseBound || !row.Sleeping.GetWhole() {
+		return nil, fail(errdefs.ErrFailedPrecondition, "instance %s does not sleep", i.id)
+	}
+	// What is left of a wake that was cut: the shim has given up on it, or would not ask again.
+	if err := p.kill(ctx, row); err != nil {
+		return nil, err
+	}
+	made, err := p.makeAgain(ctx, i, row, r)
+	if err != nil {
+		return nil, refuse(ReasonRestoreFailed, p.explain(err))
+	}
+	p.point("instance woken")
+	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Instance = made.Instance }); err != nil {
+		return nil, errors.Join(err, p.kill(ctx, &api.InstanceRow{Instance: made.Instance}))
+	}
+	return made, nil
+}
+
+// makeAgain has a keeper restore an instance from its own image.
+func (p *Pool) makeAgain(ctx context.Context, i *instance, row *api.InstanceRow, r *api.WakeRequest) (*api.MakeResponse, error) {
+	spec, err := os.ReadFile(filepath.Join(p.paths.SleepDir(i.id), fileSpec))
+	if err != nil {
+		return nil, err
+	}
+	k, err := p.keeperOf(ctx, i.seed)
+	if err != nil {
+		return nil, err
+	}
+	made, err := k.restore(ctx, &api.MakeRequest{
+		Id: i.id, Images: filepath.Join(p.paths.SleepDir(i.id), "images"), Overlay: row.Sleeping.Overlay, Cgroup: r.Cgroup,
+		Netns: r.Netns, Ipcns: r.Ipcns, Utsns: r.Utsns, Spec: spec, Dir: p.paths.InstanceDir(i.id),
+		StdioKeys: row.Sleeping.Streams, Streams: r.Streams, AtOnce: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	made.Instance.Id, made.Instance.Seed, made.Instance.Keeper = i.id, i.seed, p.paths.KeeperSocket(i.seed)
+	return made, nil
+}
+
+// keeperOf is the keeper of a seed, which may be damaged or have been removed: what sleeps does not need it.
+func (p *Pool) keeperOf(ctx context.Context, seedID string) (*keeperConn, error) {
+	p.mu.Lock()
+	s := p.seeds[seedID]
+	p.mu.Unlock()
+	lock := &p.strays
+	if s != nil {
+		lock = &s.load
+	}
+	lock.Lock()
+	defer lock.Unlock()
+	return p.keepers.get(ctx, seedID)
+}
+
+// tellSleep tells that an instance was put to sleep or woken.
+func (p *Pool) tellSleep(kind string, i *instance, detail string) {
+	row := p.rowOf(i)
+	p.mu.Lock()
+	name := i.seed
+	if s := p.seeds[i.seed]; s != nil {
+		name = s.meta.Info.Name
+	}
+	p.mu.Unlock()
+	p.events.tell(&api.Event{Kind: kind, Namespace: row.Namespace, Seed: name, Instance: i.id, Container: row.Container, Detail: detail})
+	log.G(p.life).WithFields(log.Fields{"ns": row.Namespace, "id": row.Container, "seed": i.seed, "detail": detail}).Info(kind)
+}
