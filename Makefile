@@ -24,11 +24,11 @@ demo: ## show Tomcat started cold, and woken
 	@$(MAKE) --no-print-directory -j3 tools images IMAGES=tomcat-demo build
 	go run ./integration/demo -out $(OUT)
 
-# All tests run one package after the other: they start real containers, and some measure time.
+# Packages are tested two at a time, since much of it is waiting; the tests with a whole containerd have the machine for themselves.
 .PHONY: test
 test: ## run all tests, against real containerd, runc and CRIU
 	@$(MAKE) --no-print-directory -j3 tools images build
-	go test -p 1 -count=1 -timeout 20m $$(go list ./... | grep -v '/integration$$')
+	go test -p 2 -count=1 -timeout 20m $$(go list ./... | grep -v '/integration$$')
 	go test -count=1 -timeout 20m ./integration
 
 .PHONY: check

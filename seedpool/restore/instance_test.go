@@ -286,11 +286,15 @@ func TestContainerThatSharesAPipeWithOthersIsNotDumped(t *testing.T) {
 	b := newBed(t, "tiny-demo")
 	// The first pipe is inside alone, and so is a second number for a standard stream.
 	c := b.boot(b.img.Spec(t, "sh", "-c", "exec 5<&0; echo up; sleep 1000 | cat"))
-	waitFor(t, func() bool { procs, err := c.cgroup.Procs(); return err == nil && len(procs) == 3 })
-	children, err := linux.Children(c.pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var children []int
+	waitFor(t, func() (ready bool) {
+		// A child that is still a shell may not have its end of the pipe yet.
+		children, _ = linux.Children(c.pid)
+		return len(children) == 2 && !slices.ContainsFunc(children, func(pid int) bool {
+			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			return err != nil || string(name) == "sh\n"
+		})
+	})
 	held, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", slices.Min(children)), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
