@@ -2,15 +2,12 @@ package integration
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/containerd/containerd/v2/pkg/cio"
 
 	"github.com/sproutrun/sprout/integration/stack"
 )
@@ -116,36 +113,6 @@ func TestWokenContainerAnswersAndSaysHowItWasStarted(t *testing.T) {
 	}
 }
 
-func TestWokenContainerServesExecKillAndExitStatus(t *testing.T) {
-	for _, rung := range wakes {
-		t.Run(rung.name, func(t *testing.T) {
-			s := rung.ready(t)
-			id := "exec-" + rung.name
-			run(t, s, id, "python-demo")
-			wantRung(t, s, id, rung.rung)
-			out, err := s.Ctr(t.Context(), "task", "exec", "--exec-id", "e1", id, "sh", "-c", "echo from inside; cat /proc/1/comm")
-			if err != nil || !strings.Contains(out, "from inside") || !strings.Contains(out, "python") {
-				t.Fatalf("exec: %v %q", err, out)
-			}
-			if out, err = s.Ctr(t.Context(), "task", "ps", id); err != nil || !strings.Contains(out, fmt.Sprint(pid(t, s, id))) {
-				t.Errorf("ps: %v %q", err, out)
-			}
-			if out, err = s.Ctr(t.Context(), "task", "metrics", id); err != nil || !strings.Contains(out, "memory") {
-				t.Errorf("metrics: %v %q", err, out)
-			}
-			for _, verb := range []string{"pause", "resume"} {
-				if _, err := s.Ctr(t.Context(), "task", verb, id); err != nil {
-					t.Error(err)
-				}
-			}
-			get(t, s, id, "/")
-			if status := exitOf(t, s, id, "/exit?code=7"); status != 7 {
-				t.Errorf("exit status %d, want 7", status)
-			}
-		})
-	}
-}
-
 // exitOf asks the app to end and returns the exit status that containerd reports.
 func exitOf(t *testing.T, s *stack.Stack, id, path string) uint32 {
 	t.Helper()
@@ -170,39 +137,6 @@ func exitOf(t *testing.T, s *stack.Stack, id, path string) uint32 {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the container did not end")
 		return 0
-	}
-}
-
-func TestWokenContainerCanBeCheckpointed(t *testing.T) {
-	for _, rung := range wakes {
-		t.Run(rung.name, func(t *testing.T) {
-			s := rung.ready(t)
-			ctx := s.Context(t.Context())
-			id := "checkpoint-" + rung.name
-			task := create(t, s, id, "python-demo", cio.NewCreator(cio.WithStreams(nil, io.Discard, io.Discard)))
-			if err := task.Start(ctx); err != nil {
-				t.Fatal(err)
-			}
-			wantRung(t, s, id, rung.rung)
-			get(t, s, id, "/")
-			image, err := task.Checkpoint(ctx)
-			if rung.clones {
-				if err == nil || !strings.Contains(err.Error(), "enabled = false") {
-					t.Errorf("a clone is checkpointed: %v", err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if size, err := image.Size(ctx); err != nil || size < 1<<20 {
-				t.Errorf("an image of %d bytes, %v", size, err)
-			}
-			get(t, s, id, "/") // it goes on
-			if status := exitOf(t, s, id, "/exit?code=3"); status != 3 {
-				t.Errorf("exit status %d, want 3", status)
-			}
-		})
 	}
 }
 
@@ -282,30 +216,6 @@ func TestHostNameAndLimitsOfTheSpecAreBound(t *testing.T) {
 				if !strings.HasSuffix(line, "/"+s.Namespace+"/"+id) {
 					t.Errorf("cgroup %s", line)
 				}
-			}
-		})
-	}
-}
-
-func TestLogsOfAWokenContainerArriveByteForByte(t *testing.T) {
-	const burst = 8 << 20
-	for _, rung := range wakes {
-		t.Run(rung.name, func(t *testing.T) {
-			s := rung.ready(t)
-			id := "logs-" + rung.name
-			file := filepath.Join(t.TempDir(), "log")
-			run(t, s, id, "python-demo", "--log-uri", "file://"+file)
-			wantRung(t, s, id, rung.rung)
-			get(t, s, id, fmt.Sprintf("/log?bytes=%d", burst))
-			if status := exitOf(t, s, id, "/exit?code=0"); status != 0 {
-				t.Errorf("exit status %d", status)
-			}
-			info, err := os.Stat(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if info.Size() < burst {
-				t.Errorf("%d bytes logged, want at least %d", info.Size(), burst)
 			}
 		})
 	}
