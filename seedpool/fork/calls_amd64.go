@@ -17,6 +17,7 @@ const (
 	sysMadvise       = 28
 	sysSetitimer     = 38
 	sysSocket        = 41
+	sysConnect       = 42
 	sysRecvmsg       = 47
 	sysShutdown      = 48
 	sysBind          = 49
@@ -36,6 +37,10 @@ const (
 	sysSethostname   = 170
 	sysFutex         = 202
 	sysSetTidAddress = 218
+	sysTimerCreate   = 222
+	sysTimerSettime  = 223
+	sysTimerGettime  = 224
+	sysTimerDelete   = 226
 	sysClockGettime  = 228
 	sysExitGroup     = 231
 	sysEpollCtl      = 233
@@ -68,6 +73,7 @@ var callNames = map[uint64]string{
 	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
 	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysCapset: "capset", sysSeccomp: "seccomp", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
 	sysShutdown: "shutdown", sysFchownat: "fchownat", sysUnlinkat: "unlinkat", sysFchmodat: "fchmodat",
+	sysTimerCreate: "timer_create", sysTimerSettime: "timer_settime", sysTimerDelete: "timer_delete", sysConnect: "connect",
 	sysPrctl: "prctl", sysMount: "mount",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",

@@ -15,7 +15,8 @@
 // What works so far: one process without children that is, or was, the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
 // undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process with what waits in them,
 // eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
-// unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; dup'ed descriptors; itimers;
+// unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
+// of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers;
 // files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
 // its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
@@ -23,7 +24,7 @@
 // A template that was restored from an image with more privileges and other ids has an Origin: its clones have the ids of the original, every thread drops the
 // capabilities, and all are given the one seccomp filter, before the release.
 //
-// What does not: a template that still has a seccomp filter, process trees, UDP, netlink and connected sockets, unix sockets that lead out of the process, inotify, POSIX timers. A template that is the first
+// What does not: a template that still has a seccomp filter, process trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the process, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.

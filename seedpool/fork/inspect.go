@@ -38,6 +38,7 @@ func Inspect(ctx context.Context, threads []*ptrace.Tracee, scratch uint64, own 
 		{"relations", i.readRelations},
 		{"root", func() error { return i.readRoot(p) }},
 		{"signals and timers", func() error { return i.readSignals(ctx, p) }},
+		{"POSIX timers", func() error { return i.readTimers(ctx, p) }},
 		{"mappings", func() error { return i.readMappings(p, own) }},
 		{"descriptors", func() error { return i.readFiles(p) }},
 	} {
@@ -206,13 +207,6 @@ func (i *inspector) readRelations() error {
 			i.refuse(CodeChildren, "", "thread %d has children: %s", tracee.Tid, strings.TrimSpace(children))
 		}
 	}
-	timers, err := i.read("timers")
-	if err != nil {
-		return err
-	}
-	if timers != "" {
-		i.refuse(CodeTimer, "", "the process has POSIX timers")
-	}
 	return nil
 }
 
@@ -315,6 +309,9 @@ func (i *inspector) readFiles(p *Process) error {
 		return err
 	}
 	i.judgeClosed(p.Files)
+	if err := i.multicast(p.Files); err != nil {
+		return err
+	}
 	if err := i.judgeUnix(process, p.Files); err != nil {
 		return err
 	}

@@ -88,6 +88,32 @@ func TestFdinfoIsRead(t *testing.T) {
 	}
 }
 
+func TestTimersAreRead(t *testing.T) {
+	got, err := parseTimers("ID: 3\nsignal: 14/0000000000000003\nnotify: none/pid.7\nClockID: 0\nID: 1\nsignal: 34/00007fff86e452a8\nnotify: signal/tid.2634\nClockID: 1\n")
+	want := []PosixTimer{{ID: 1, Clock: 1, Signal: 34, Notify: sigevThreadID, Tid: 2634, Value: 0x7fff86e452a8}, {ID: 3, Signal: 14, Notify: sigevNone, Tid: 7, Value: 3}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v: %s", err, diff)
+	}
+	for _, bad := range []string{"signal: 1/0\n", "ID: x\n", "ID: 1\nnotify: fax/pid.1\n", "ID: 1\nnotify: signal/1\n"} {
+		if list, err := parseTimers(bad); err == nil {
+			t.Errorf("%q is read as %v", bad, list)
+		}
+	}
+}
+
+func TestGroupsThatAProgramHasJoinedAreSeen(t *testing.T) {
+	for text, want := range map[string]string{
+		"Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n":           "",
+		"2\teth0      :     2      V3\n\t\t\t\tFB0000E0     1 0:00000000\t\t0\n\t\t\t\t010000E0     1 0:00000000\t\t0\n":                                   "FB0000E0",
+		"1    lo              ff020000000000000000000000000001     1 0000000C 0\n1    lo              ff010000000000000000000000000001     1 00000008 0\n": "",
+		"2    eth0            ff0200000000000000000001ff000002     1 00000004 0\n2    eth0            ff0200000000000000000000000000fb     1 00000004 0\n": "ff0200000000000000000000000000fb",
+	} {
+		if got := firstGroup(text); got != want {
+			t.Errorf("%q: group %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestStatusIsRead(t *testing.T) {
 	got, err := parseStatus("Name:\ta \\\\b\nNSpid:\t812\t7\nSigPnd:\t10\nShdPnd:\t20\nSeccomp:\t2\nCpus_allowed:\t3\n")
 	if want := (status{`a \b`, 7, 0x10, 0x20, 2, "3"}); err != nil || got != want {
@@ -139,10 +165,13 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		{"connection to a unix socket that has a name", "l = socket.socket(1); l.bind('\\0x'); l.listen(); c = socket.socket(1); c.connect('\\0x'); x = l.accept()", CodeConnected},
 		{"connection to a unix socket not yet accepted", "l = socket.socket(1); l.bind('\\0x'); l.listen(); c = socket.socket(1); c.connect('\\0x')", CodeConnected},
 		{"unix socket whose file is gone", "x = socket.socket(1); x.bind(sys.argv[0] + '.s'); os.unlink(sys.argv[0] + '.s')", CodeUnlinked},
-		{"UDP socket", "x = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", CodeSocket},
+		{"UDP socket with a packet to read", "x = socket.socket(2, 2); x.bind(('127.0.0.1', 0)); x.sendto(b'', x.getsockname())", CodeConnected},
+		{"UDP socket in a group", "x = socket.socket(2, 2); x.setsockopt(0, 35, struct.pack('4s4s', b'\\xe0\\x00\\x00\\x42', b'\\x7f\\0\\0\\1'))", CodeSocket},
+		{"packet socket", "x = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)", CodeSocket},
 		{"socket that is bound and does not listen", "x = socket.socket(); x.bind(('127.0.0.1', 0))", CodeSocket},
 		{"connection with something to read", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()[0]; x.send(b'x'); x.setsockopt(1, 13, struct.pack('ii', 1, 0)); x.close(); l.close(); time.sleep(0.1)", CodeConnected},
-		{"netlink socket", "x = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", CodeSocket},
+		{"netlink socket of a protocol with more state", "x = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)", CodeSocket},
+		{"netlink socket with an answer to read", "x = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW); x.send(struct.pack('IHHIIB3x', 20, 18, 0x301, 1, 0, 0))", CodeConnected},
 		{"MPTCP listener", "x = socket.socket(2, 1, 262); x.listen()", CodeMPTCP},
 		{"connection", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()", CodeConnected},
 		{"connection not yet accepted", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname())", CodeConnected},
@@ -156,7 +185,7 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		{"device", "x = open('/dev/ptmx', 'r+b', buffering=0)", CodeDevice},
 		{"fifo", "os.mkfifo('/tmp/sprout-%d' % os.getpid() + sys.argv[1]); x = os.open('/tmp/sprout-%d' % os.getpid() + sys.argv[1], os.O_RDWR); os.unlink('/tmp/sprout-%d' % os.getpid() + sys.argv[1])", CodeFile},
 		{"child", "if os.fork() == 0: time.sleep(100)", CodeChildren},
-		{"timer", "assert libc.timer_create(1, None, ctypes.byref(ctypes.c_void_p())) == 0", CodeTimer},
+		{"timer of a thread's clock", "assert libc.timer_create(3, None, ctypes.byref(ctypes.c_void_p())) == 0", CodeTimer},
 		{"seccomp", "libc.prctl(38, 1, 0, 0, 0); f = struct.pack('HBBI', 6, 0, 0, 0x7fff0000); b = ctypes.create_string_buffer(f); assert libc.prctl(22, 2, struct.pack('H6xQ', 1, ctypes.addressof(b))) == 0", CodeSeccomp},
 		{"pending signal", "signal.pthread_sigmask(signal.SIG_BLOCK, [10]); os.kill(1, 10)", CodePending},
 		{"death signal", "libc.prctl(1, 10)", CodePending},

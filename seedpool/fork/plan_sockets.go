@@ -10,8 +10,11 @@ func (p *planner) planSocket(f File) {
 	p.main.add(call("make a socket", sysSocket, uint64(s.Family), uint64(s.Type), uint64(s.Protocol)).to(p.temp))
 	p.options(f, p.temp)
 	// The address of a TCP socket that has no peer is of use to nobody, and the listener's, mostly.
-	if s.Listening || s.Family == afUnix && f.named() {
+	if s.Listening || s.Family == afUnix && f.named() || s.Family == afNetlink || s.Port() != 0 && s.Type == sockDatagram {
 		p.bind(f)
+	}
+	if s.Connected {
+		p.main.add(call("connect it", sysConnect, p.temp, p.bytes(s.Remote, 8), uint64(len(s.Remote))).with(indirect(0)))
 	}
 	if s.Listening {
 		p.main.add(call("listen", sysListen, p.temp, uint64(max(s.Backlog, f.Link.Backlog))).with(indirect(0)))

@@ -50,6 +50,7 @@ func sample() *Process {
 		Threads:     []Thread{thread(1, "main"), thread(7, "worker")},
 		ChildAction: make([]byte, sizeofSigaction),
 		Intervals:   [3]Interval{{Every: time.Second, Value: 1500 * time.Millisecond}},
+		Timers:      []PosixTimer{{ID: 1, Clock: 1, Signal: 34, Notify: sigevThreadID, Thread: 1, Value: 9, Timer: Interval{Value: time.Second}}},
 		VMAs: []VMA{
 			{Start: 0x10000, End: 0x20000, Perms: "rw-p", Flags: []string{"rd", "wr", "dc"}},
 			{Start: 0x20000, End: 0x30000, Perms: "rw-s", Path: "/dev/zero (deleted)", Inode: 5, Flags: []string{"rd", "wr", "sh"}},
@@ -71,6 +72,8 @@ func sample() *Process {
 			{FD: 10, Kind: KindSocket, Flags: openNonblock, Same: 10, Inode: 20, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 21, Shut: 2}},
 			{FD: 11, Kind: KindSocket, Same: 11, Inode: 21, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 20, Shut: 1}, Content: []byte("y")},
 			{FD: 12, Kind: KindDir, Same: 12, Path: "/", Flags: 0o200000},
+			{FD: 14, Kind: KindSocket, Same: 14, Socket: &linux.Socket{Family: afInet, Type: sockDatagram, Protocol: protocolUDP, Connected: true, Address: []byte{2, 0, 1, 2}, Remote: []byte{2, 0, 3, 4}}},
+			{FD: 15, Kind: KindSocket, Same: 15, Socket: &linux.Socket{Family: afNetlink, Type: 3, Address: []byte{16, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0}}},
 			{
 				FD: 13, Kind: KindSocket, Same: 13, Inode: 22, Path: "/run/s", Node: &Node{Mode: 0o600, UID: 7}, Link: linux.UnixLink{Backlog: 5},
 				Socket: &linux.Socket{Family: afUnix, Type: sockStream, Listening: true, Address: []byte("\x01\x00/run/s\x00")},

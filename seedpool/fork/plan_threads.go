@@ -43,6 +43,7 @@ func (p *planner) planThreads() error {
 	for n, word := range done {
 		p.main.add(call(fmt.Sprintf("wait for thread %d", p.process.Threads[n+1].Tid), sysFutex, word, futexWait, 0).with(FlagWait))
 	}
+	p.planTimers()
 	p.main.add(p.dropLast()...)
 	times := uint64(16 * (len(phases) + 1))
 	p.main.add(p.lap(4),

@@ -23,6 +23,8 @@ type Process struct {
 	ChildAction []byte
 	// Intervals are the three itimers: real, virtual, profiling.
 	Intervals [3]Interval
+	// Timers are the POSIX timers, by their numbers.
+	Timers []PosixTimer
 }
 
 // Thread is one thread of a Process.

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -17,6 +19,8 @@ const (
 	afInet, afInet6  = 2, 10
 	sockStream       = 1
 	sockDatagram     = 2
+	afNetlink        = 16
+	protocolUDP      = 17
 	protocolMPTCP    = 262
 	shutReading      = 1
 	shutAll          = 3
@@ -37,6 +41,10 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 	case s.Filtered:
 		i.refuse(CodeSocket, "", "%s with a packet filter", what)
 	case s.Family == afUnix:
+	case s.Family == afNetlink:
+		i.judgeNetlink(s, what)
+	case s.IP() && s.Type == sockDatagram && s.Protocol == protocolUDP:
+		i.judgeUDP(s, what)
 	case s.Family != afInet && s.Family != afInet6 || s.Type != sockStream:
 		i.refuse(CodeSocket, "", "%s", what)
 	case s.Connected:
@@ -50,6 +58,67 @@ func (i *inspector) readSocket(process *linux.Pidfd, f *File) error {
 		i.refuse(CodeConnected, TryAgain, "%s with %d connections to accept", what, s.Queued)
 	}
 	return nil
+}
+
+func (i *inspector) judgeUDP(s linux.Socket, what string) {
+	switch {
+	case s.Pending:
+		i.refuse(CodeConnected, TryAgain, "%s with a packet to read or to send, or an error to tell", what)
+	case s.Shut:
+		i.refuse(CodeSocket, "", "%s that was shut", what)
+	case s.Connected && s.Port() == 0:
+		i.refuse(CodeSocket, "", "%s with a peer and no port", what)
+	}
+}
+
+// netlinkProtocols keep nothing of a socket but its groups and options: routes, socket diagnosis, events of devices.
+var netlinkProtocols = []int{0, 4, 15}
+
+func (i *inspector) judgeNetlink(s linux.Socket, what string) {
+	switch {
+	case !slices.Contains(netlinkProtocols, s.Protocol):
+		i.refuse(CodeSocket, "", "%s, which may have left something in the kernel", what)
+	case s.Pending:
+		i.refuse(CodeConnected, TryAgain, "%s with something to read", what)
+	case s.Connected:
+		i.refuse(CodeConnected, "", "%s with a peer", what)
+	}
+}
+
+// multicast refuses UDP sockets where somebody is in a group: whose membership it is nobody tells.
+func (i *inspector) multicast(files []File) error {
+	udp := slices.IndexFunc(files, func(f File) bool { return f.Socket != nil && f.Socket.Protocol == protocolUDP })
+	if udp < 0 {
+		return nil
+	}
+	for _, name := range []string{"igmp", "igmp6"} {
+		text, err := i.read("net/%s", name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if group := firstGroup(text); group != "" {
+			i.refuse(CodeSocket, "", "descriptor %d is a UDP socket, and there is one in multicast group %s", files[udp].FD, group)
+		}
+	}
+	return nil
+}
+
+// ownGroups are those that every host is in: all hosts, all nodes, and the solicited-node groups of its addresses.
+var ownGroups = regexp.MustCompile(`^(010000E0|ff0[12]0{27}1|ff0200000000000000000001ff[0-9a-f]{6})$`)
+
+var anyGroup = regexp.MustCompile(`\b([0-9A-F]{8}|[0-9a-f]{32})\b`)
+
+// firstGroup finds in /proc/net/igmp or igmp6 a group that a program has joined.
+func firstGroup(text string) string {
+	for line := range strings.Lines(text) {
+		if group := anyGroup.FindString(line); group != "" && !ownGroups.MatchString(group) {
+			return group
+		}
+	}
+	return ""
 }
 
 // judgeClosed refuses a TCP socket that is bound to a port and not connected, unless the port is that of a listener: that one was a connection, and nobody asks for its

@@ -20,6 +20,8 @@ type Socket struct {
 	Connected       bool
 	// Closed: a TCP socket that is not connected yet, or no more. Pending: it, or a socket for packets, still has something to read, or an error to tell.
 	Closed, Pending bool
+	// Shut: nothing more is to be read from a socket for packets.
+	Shut bool
 	// Backlog and Queued: of a TCP listener, the length its queue may have and has.
 	Backlog, Queued uint32
 	// Options that differ from a new socket's of the same kind.
@@ -34,7 +36,7 @@ type SocketOption struct {
 	Value       []byte
 }
 
-// socketOptions are those that a listener may have been given, with the bytes they take.
+// socketOptions are those that a socket may have been given, with the bytes they take.
 var socketOptions = []struct{ level, name, size int }{
 	{unix.SOL_SOCKET, unix.SO_REUSEADDR, 4},
 	{unix.SOL_SOCKET, unix.SO_REUSEPORT, 4},
@@ -69,6 +71,46 @@ var socketOptions = []struct{ level, name, size int }{
 	{unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 4},
 	{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 4},
 	{unix.IPPROTO_TCP, unix.TCP_SYNCNT, 4},
+	{unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unix.IFNAMSIZ},
+	{unix.SOL_SOCKET, unix.SO_DONTROUTE, 4},
+	{unix.SOL_SOCKET, unix.SO_NO_CHECK, 4},
+	{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 4},
+	{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 4},
+	{unix.IPPROTO_IP, unix.IP_PKTINFO, 4},
+	{unix.IPPROTO_IP, unix.IP_RECVTOS, 4},
+	{unix.IPPROTO_IP, unix.IP_RECVTTL, 4},
+	{unix.IPPROTO_IP, unix.IP_RECVERR, 4},
+	{unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, 4},
+	{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, 4},
+	{unix.IPPROTO_IP, unix.IP_MINTTL, 4},
+	{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 4},
+	{unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 4},
+	{unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 4},
+	{unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 4},
+	{unix.IPPROTO_IP, unix.IP_MULTICAST_IF, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_RECVORIGDSTADDR, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 4},
+	{unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, 4},
+	{unix.IPPROTO_UDP, unix.UDP_CORK, 4},
+	{unix.IPPROTO_UDP, unix.UDP_ENCAP, 4},
+	{unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_TX, 4},
+	{unix.IPPROTO_UDP, unix.UDP_NO_CHECK6_RX, 4},
+	{unix.IPPROTO_UDP, unix.UDP_SEGMENT, 4},
+	{unix.IPPROTO_UDP, unix.UDP_GRO, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_PKTINFO, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_BROADCAST_ERROR, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_NO_ENOBUFS, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 4},
+	{unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 4},
 }
 
 // borrow runs fn with a duplicate of a process's descriptor. It is not handed out as a file: the Go runtime would watch it.
@@ -150,7 +192,7 @@ func askSocket(fd int) (s Socket, err error) {
 	}
 	s.Listening = listening != 0
 	switch s.Family {
-	case unix.AF_UNIX, unix.AF_INET, unix.AF_INET6:
+	case unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK:
 	default:
 		return s, nil
 	}
@@ -162,12 +204,15 @@ func askSocket(fd int) (s Socket, err error) {
 		return s, err
 	}
 	s.Connected = err == nil
+	if s.Family == unix.AF_NETLINK { // always has a name of its peer's
+		s.Connected = bytes.Count(s.Remote[4:], []byte{0}) != len(s.Remote)-4
+	}
 	if s.Type != unix.SOCK_STREAM {
-		if s.Pending, err = waiting(fd); err != nil {
+		if s.Pending, s.Shut, err = waiting(fd); err != nil {
 			return s, err
 		}
 	}
-	if s.Family != unix.AF_UNIX && s.Type == unix.SOCK_STREAM {
+	if s.IP() && s.Type == unix.SOCK_STREAM {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err != nil {
 			return s, os.NewSyscallError("getsockopt TCP_INFO", err)
@@ -195,19 +240,27 @@ func pending(fd int) bool {
 	return err != nil || ferr != nil || waiting != 0 || failed != 0
 }
 
-// waiting sees an empty packet, too.
-func waiting(fd int) (bool, error) {
+// waiting sees an empty packet, too, and one that is not sent yet.
+func waiting(fd int) (pending, shut bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLPRI | unix.POLLRDHUP}}
 	if _, err := unix.Poll(fds, 0); err != nil {
-		return false, os.NewSyscallError("poll", err)
+		return false, false, os.NewSyscallError("poll", err)
+	}
+	unsent, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+	if err != nil { // netlink sends at once
+		unsent = 0
 	}
 	got := fds[0].Revents
-	return got&(unix.POLLERR|unix.POLLPRI) != 0 || got&unix.POLLIN != 0 && got&unix.POLLRDHUP == 0, nil
+	shut = got&unix.POLLRDHUP != 0
+	return unsent != 0 || got&(unix.POLLERR|unix.POLLPRI) != 0 || got&unix.POLLIN != 0 && !shut, shut, nil
 }
+
+// IP says that it is one over IPv4 or IPv6.
+func (s Socket) IP() bool { return s.Family == unix.AF_INET || s.Family == unix.AF_INET6 }
 
 // Port is what a socket over IP is bound to; 0: nothing.
 func (s Socket) Port() int {
-	if s.Family != unix.AF_INET && s.Family != unix.AF_INET6 || len(s.Address) < 4 {
+	if !s.IP() || len(s.Address) < 4 {
 		return 0
 	}
 	return int(s.Address[2])<<8 | int(s.Address[3])
@@ -233,7 +286,23 @@ func changedOptions(fd int, s Socket) (list []SocketOption, err error) {
 			list = append(list, SocketOption{o.level, o.name, have})
 		}
 	}
+	list = append(list, memberships(fd)...)
 	return append(list, lockedBuffers(fd)...), nil
+}
+
+// memberships are the groups that a netlink socket listens to.
+func memberships(fd int) (list []SocketOption) {
+	const most = 128
+	groups, err := option(fd, unix.SOL_NETLINK, unix.NETLINK_LIST_MEMBERSHIPS, most)
+	if err != nil {
+		return nil // not netlink
+	}
+	for n := range 8 * len(groups) {
+		if groups[n/8]>>(n%8)&1 != 0 {
+			list = append(list, SocketOption{unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, binary.LittleEndian.AppendUint32(nil, uint32(n+1))})
+		}
+	}
+	return list
 }
 
 // lockedBuffers are the buffer sizes that the process has set itself; the kernel doubles what it is given.
