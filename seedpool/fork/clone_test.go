@@ -430,7 +430,7 @@ def tick(*_):
     os.write(1, b"tick " + os.read(0, 100))
 signal.signal(signal.SIGALRM, tick)
 print("ready", flush=True)
-signal.setitimer(signal.ITIMER_REAL, 0.5, 0.01)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
 while True: signal.pause()
 `
 	if err := os.WriteFile(script, []byte(code), 0o600); err != nil {
@@ -438,21 +438,18 @@ while True: signal.pause()
 	}
 	template := makeTemplate(t, start(t, "/usr/bin/python3", script))
 	for _, word := range []string{"one", "two"} {
-		if line := talk(t, template, Sandbox{OwnNet: true}, Files{}, word); line != "tick "+word+"\n" {
+		line, c := talk(t, template, Sandbox{OwnNet: true}, Files{}, word)
+		if line != "tick "+word+"\n" {
 			t.Errorf("the clone says %q", line)
 		}
-		clone, err := strconv.Atoi(strings.Fields(children(t, template))[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a, b := field(proc(t, template.pid, "status"), "VmLck"), field(proc(t, clone, "status"), "VmLck"); a != b || a == "0 kB" {
+		if a, b := field(proc(t, template.pid, "status"), "VmLck"), field(proc(t, c.PID, "status"), "VmLck"); a != b || a == "0 kB" {
 			t.Errorf("%s is locked, of the template %s", b, a)
 		}
 	}
 }
 
 // talk makes a clone, says a line to it and returns what it answers.
-func talk(t *testing.T, template *Template, s Sandbox, files Files, line string) string {
+func talk(t *testing.T, template *Template, s Sandbox, files Files, line string) (answer string, c *Clone) {
 	t.Helper()
 	in, say, err := os.Pipe()
 	if err != nil {
@@ -463,7 +460,7 @@ func talk(t *testing.T, template *Template, s Sandbox, files Files, line string)
 		t.Fatal(err)
 	}
 	files.Streams[0], files.Streams[1], files.Streams[2] = in, out, os.Stderr
-	c, err := template.Clone(timeout(t), s, files)
+	c, err = template.Clone(timeout(t), s, files)
 	if err := errors.Join(err, in.Close(), out.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -472,11 +469,11 @@ func talk(t *testing.T, template *Template, s Sandbox, files Files, line string)
 		t.Fatal(err)
 	}
 	release(t, c)
-	answer, err := bufio.NewReader(heard).ReadString('\n')
+	answer, err = bufio.NewReader(heard).ReadString('\n')
 	if err != nil {
 		t.Errorf("the clone says %q, %v", answer, err)
 	}
-	return answer
+	return answer, c
 }
 
 // startScript runs Python that says ready; what follows is what a clone does with each line that it is told.

@@ -30,7 +30,7 @@ fresh = socket.socket(socket.AF_UNIX)
 `))
 	for _, word := range []string{"one", "two"} {
 		tree, _ := overlay(t)
-		got := talk(t, template, Sandbox{OwnNet: true, Root: true, Proc: true}, Files{Root: tree}, word)
+		got, _ := talk(t, template, Sandbox{OwnNet: true, Root: true, Proc: true}, Files{Root: tree}, word)
 		want := fmt.Sprintf("b'twin' b'waits still' b'both' b'gram' b'' b'packet' b'' b'%s' b'log' 1 True 140610 7 8\n", word)
 		if got != want {
 			t.Errorf("clone says %s want %s", got, want)
@@ -54,7 +54,7 @@ route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); route.bind((7, 1))
     bound.recv(9), route.getsockname(), struct.unpack("IHHII", route.recv(9999)[:16])[1:] , flush=True)
 `))
 	for _, word := range []string{"one", "two"} {
-		got := talk(t, template, Sandbox{OwnNet: true}, Files{}, word)
+		got, _ := talk(t, template, Sandbox{OwnNet: true}, Files{}, word)
 		if want := "b'" + word + "' True 1 ('::', 5353) False 1 b'six' (7, 1) (16, 2, 1, 7)\n"; got != want {
 			t.Errorf("clone says %s want %s", got, want)
 		}
@@ -82,7 +82,7 @@ assert libc.syscall(223, b, 0, struct.pack("4q", 3, 5, 2000, 0), None) == 0
   print(seen, got, flush=True)
 `))
 	for range 2 {
-		got := talk(t, template, Sandbox{OwnNet: true}, Files{}, "go")
+		got, _ := talk(t, template, Sandbox{OwnNet: true}, Files{}, "go")
 		if want := "[(0, 0, 0), False, (0, 0, 0), (0, 0, 9), (3, 5, 19), (0, 0, 0), False] [35]\n"; got != want {
 			t.Errorf("clone says %s want %s", got, want)
 		}
