@@ -17,13 +17,19 @@ import (
 // create makes a container and its task on the sprout runtime through the client library; both go with the test.
 func create(t *testing.T, s *stack.Stack, id, image string, streams cio.Creator, opts ...oci.SpecOpts) containerd.Task {
 	t.Helper()
+	return createBy(t, s, id, image, stack.Runtime, streams, opts...)
+}
+
+// createBy is create on some runtime.
+func createBy(t *testing.T, s *stack.Stack, id, image, runtime string, streams cio.Creator, opts ...oci.SpecOpts) containerd.Task {
+	t.Helper()
 	ctx := s.Context(t.Context())
 	img, err := s.Client.GetImage(ctx, stack.Ref(image))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, err := s.Client.NewContainer(ctx, id, containerd.WithImage(img), containerd.WithSnapshotter(stack.Snapshotter), containerd.WithNewSnapshot(id, img),
-		containerd.WithRuntime(stack.Runtime, nil), containerd.WithNewSpec(append([]oci.SpecOpts{oci.WithDefaultUnixDevices, oci.WithImageConfig(img)}, opts...)...))
+		containerd.WithRuntime(runtime, nil), containerd.WithNewSpec(append([]oci.SpecOpts{oci.WithDefaultUnixDevices, oci.WithImageConfig(img)}, opts...)...))
 	if err != nil {
 		t.Fatal(err)
 	}

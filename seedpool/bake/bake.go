@@ -226,6 +226,9 @@ func (b *bake) dump(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if err := b.makePoints(); err != nil {
+		return err
+	}
 	b.result.Spec = b.spec
 	b.result.StdioKeys, b.result.OwnNamespaces = dumped.StdioKeys, dumped.OwnNamespaces
 	b.result.Processes, b.result.Threads = dumped.Processes, dumped.Threads

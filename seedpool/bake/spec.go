@@ -54,11 +54,7 @@ func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, 
 	spec.Root.Path = "rootfs"
 	spec.Hooks = nil
 	spec.Linux.CgroupsPath = cgroup
-	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
-		return !IsPodMemory(m) && slices.ContainsFunc(slices.Concat(lateFiles, lateMounts), func(late string) bool {
-			return path.Clean(m.Destination) == path.Clean(late)
-		})
-	})
+	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool { return isLate(m, lateMounts) })
 	ownMemory(spec)
 	addIdentity(spec, lateMounts)
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return slices.Contains(ownNamespaces, n.Type) })
@@ -66,6 +62,13 @@ func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, 
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
 	}
 	return spec, nil
+}
+
+// isLate says whether a mount is not the app's while it is baked, since each instance gets its own.
+func isLate(m specs.Mount, lateMounts []string) bool {
+	return !IsPodMemory(m) && slices.ContainsFunc(slices.Concat(lateFiles, lateMounts), func(late string) bool {
+		return path.Clean(m.Destination) == path.Clean(late)
+	})
 }
 
 // ownNamespaces has an app while it is baked, whichever its instances are to join.

@@ -157,7 +157,7 @@ func (s *Staged) bind(e External, source string, flags uintptr) error {
 	if err != nil {
 		return err
 	}
-	if err := makePoint(e.Source, info.IsDir(), 0o700); err != nil {
+	if err := MakePoint(e.Source, info.IsDir(), 0o700); err != nil {
 		return err
 	}
 	bind := func(target string) error { return linux.Bind(source, target, false, flags&syscall.MS_REC != 0) }
@@ -195,7 +195,7 @@ func (s *Staged) place(e External, directory bool) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	return makePoint(path, directory, 0o755)
+	return MakePoint(path, directory, 0o755)
 }
 
 // locate is where a path of the container is prepared: in the mount it lies on, which is the longest point before it, or the root; "" in a mount of CRIU's.
@@ -217,8 +217,8 @@ func (s *Staged) locate(path string) (string, error) {
 	return securejoin.SecureJoin(on.Source, rel)
 }
 
-// makePoint makes a directory or an empty file, and the directories above it.
-func makePoint(path string, directory bool, mode os.FileMode) error {
+// MakePoint makes a directory or an empty file, and the directories above it.
+func MakePoint(path string, directory bool, mode os.FileMode) error {
 	if directory {
 		return os.MkdirAll(path, mode)
 	}

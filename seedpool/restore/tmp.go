@@ -101,7 +101,7 @@ func showTop(from, to string) error {
 	if _, err := os.Lstat(to); err == nil {
 		return nil
 	}
-	if err := makePoint(to, info.IsDir(), 0o755); err != nil {
+	if err := MakePoint(to, info.IsDir(), 0o755); err != nil {
 		return err
 	}
 	if err := linux.Bind(from, to, false, true); err != nil {
