@@ -159,12 +159,32 @@ func sleepAndWake(t *testing.T, s *stack.Stack) {
 		t.Errorf("images of one that is awake: %v", left)
 	}
 	doze(t, s, "c1") // as often as it likes
+	failToWake(t, s, "c1")
 	if _, err := s.Ctr(t.Context(), "task", "resume", "c1"); err != nil {
 		t.Fatal(err)
 	}
 	get(t, s, "c1", "/")
 	if out := explain(t, s, "c1"); !strings.Contains(out, "woken 2 times") {
 		t.Errorf("explain: %s", out)
+	}
+}
+
+// failToWake takes the image of a sleeping container away for a moment: what cannot be woken sleeps on.
+func failToWake(t *testing.T, s *stack.Stack, id string) {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(s.Dir, "lib/sleeping/*/images/pages-1.img"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("images of sleeping containers: %v %v", list, err)
+	}
+	if err := os.Rename(list[0], list[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, s, "restore-failed", "wake", id)
+	if got := status(t, s, id); got != "paused" {
+		t.Errorf("after a wake that failed it is %s to containerd, want paused", got)
+	}
+	if err := os.Rename(list[0]+".away", list[0]); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -277,10 +297,12 @@ func TestWhatCannotSleepRunsOn(t *testing.T) {
 }
 
 func TestSignalEndsOrWakesSleeper(t *testing.T) {
-	setPool(t, house, bakedPython(t, house), 0)
+	seed := bakedPython(t, house)
 	for name, want := range map[syscall.Signal]uint32{syscall.SIGKILL: 137, syscall.SIGTERM: 0} {
 		id := fmt.Sprintf("signalled-%d", name)
+		setPool(t, house, seed, 1)
 		run(t, house, id, "python-demo")
+		wantRung(t, house, id, "thaw")
 		get(t, house, id, "/")
 		doze(t, house, id)
 		ctx := house.Context(t.Context())

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 
-	hostcgroups "github.com/containerd/cgroups/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
 	shimrunc "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/stdio"
@@ -309,7 +308,7 @@ func (t *wokenTask) watchOOM(ctx context.Context, l *life) {
 	t.mu.Lock()
 	gone := t.gone
 	t.mu.Unlock()
-	if gone || l.again && hostcgroups.Mode() != hostcgroups.Unified {
+	if gone || l.watchedOOM {
 		return
 	}
 	if err := t.tasks.oom.watch(ctx, t.id, t.cgroup.Path); err != nil {

@@ -118,6 +118,8 @@ type wokenTask struct {
 	signals sync.RWMutex
 	// kept is what it holds while it sleeps; guarded by op.
 	kept *kept
+	// unwatched: its cgroup was made anew, and nobody watches that for OOM; guarded by op.
+	unwatched bool
 
 	mu       sync.Mutex
 	phase    phase                // +checklocks:mu
@@ -142,8 +144,8 @@ type life struct {
 	// watched is closed when it is being watched for what may happen once it runs.
 	watched   chan struct{}
 	takenOver sync.Once
-	// again: it is not the task's first.
-	again bool
+	// watchedOOM: whoever watches the cgroup for OOM has since before this life.
+	watchedOOM bool
 	// killed: it was sent SIGKILL; slept: its end is not the task's. Both are guarded by the task's mu.
 	killed, slept bool
 }

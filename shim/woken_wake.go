@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	hostcgroups "github.com/containerd/cgroups/v3"
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -68,6 +69,7 @@ func (t *wokenTask) remakeCgroup() error {
 	if err := t.cgroup.Remove(); err != nil {
 		return err
 	}
+	t.unwatched = true
 	return applyLimits(t.limits, t.cgroup, state.Config.Cgroups.Resources)
 }
 
@@ -138,7 +140,7 @@ func (t *wokenTask) makeAgain(ctx context.Context, a *attempt) error {
 // begin makes the attempt's instance the task's process, and lets it run.
 func (t *wokenTask) begin(ctx context.Context, a *attempt) error {
 	was, l := t.now(), newLife(a.identity)
-	l.again = true
+	l.watchedOOM, t.unwatched = !t.unwatched && hostcgroups.Mode() != hostcgroups.Unified, false
 	t.current.Store(l)
 	err := writeBoundInstance(t.bundle, t)
 	if err == nil {
