@@ -7,8 +7,6 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/prometheus/procfs"
 
 	"github.com/sproutrun/sprout/integration/stack"
@@ -80,23 +78,9 @@ func memoryOf(ctx context.Context, s *stack.Stack, r *results, a app) error {
 
 // answering starts a container that stays, waits for its first reply and says how long that took since before its snapshot was made.
 func answering(ctx context.Context, s *stack.Stack, a app, g rung, id string) (containerd.Task, float64, error) {
-	ctx = s.Context(ctx)
-	image, err := s.Client.GetImage(ctx, stack.Ref(a.image))
-	if err != nil {
-		return nil, 0, err
-	}
 	from := time.Now()
-	c, err := s.Client.NewContainer(ctx, id,
-		containerd.WithImage(image), containerd.WithSnapshotter(g.snapshotter), containerd.WithNewSnapshot(id, image), containerd.WithRuntime(g.runtime, nil),
-		containerd.WithNewSpec(oci.WithDefaultUnixDevices, oci.WithImageConfig(image)))
+	task, err := startOf(s.Context(ctx), s, a, g, id)
 	if err != nil {
-		return nil, 0, err
-	}
-	task, err := c.NewTask(ctx, cio.NullIO)
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := task.Start(ctx); err != nil {
 		return nil, 0, err
 	}
 	if err := stack.AwaitReply(ctx, int(task.Pid()), port, time.Minute); err != nil {

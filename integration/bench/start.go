@@ -117,22 +117,9 @@ func clientStart(ctx context.Context, s *stack.Stack, a app, g rung, id string, 
 		return 0, 0, err
 	}
 	ctx = s.Context(ctx)
-	image, err := s.Client.GetImage(ctx, stack.Ref(a.image))
-	if err != nil {
-		return 0, 0, err
-	}
 	from := time.Now()
-	c, err := s.Client.NewContainer(ctx, id,
-		containerd.WithImage(image), containerd.WithSnapshotter(g.snapshotter), containerd.WithNewSnapshot(id, image), containerd.WithRuntime(g.runtime, nil),
-		containerd.WithNewSpec(oci.WithDefaultUnixDevices, oci.WithEnv(g.env), oci.WithImageConfig(image), oci.WithEnv(g.env)))
+	task, err := startOf(ctx, s, a, g, id)
 	if err != nil {
-		return 0, 0, err
-	}
-	task, err := c.NewTask(ctx, cio.NullIO)
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := task.Start(ctx); err != nil {
 		return 0, 0, err
 	}
 	prepare = ms(time.Since(from))
@@ -145,7 +132,30 @@ func clientStart(ctx context.Context, s *stack.Stack, a app, g rung, id string, 
 	if err := confirm(s, g, id); err != nil {
 		return 0, 0, err
 	}
+	c, err := s.Client.LoadContainer(ctx, id)
+	if err != nil {
+		return 0, 0, err
+	}
 	return prepare, reply, s.Remove(ctx, c)
+}
+
+// startOf starts a container as a client library does.
+func startOf(ctx context.Context, s *stack.Stack, a app, g rung, id string) (containerd.Task, error) {
+	image, err := s.Client.GetImage(ctx, stack.Ref(a.image))
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.Client.NewContainer(ctx, id,
+		containerd.WithImage(image), containerd.WithSnapshotter(g.snapshotter), containerd.WithNewSnapshot(id, image), containerd.WithRuntime(g.runtime, nil),
+		containerd.WithNewSpec(oci.WithDefaultUnixDevices, oci.WithEnv(g.env), oci.WithImageConfig(image), oci.WithEnv(g.env)))
+	if err != nil {
+		return nil, err
+	}
+	task, err := c.NewTask(ctx, cio.NullIO)
+	if err != nil {
+		return nil, err
+	}
+	return task, task.Start(ctx)
 }
 
 // ctrStart times `ctr run -d` as a user runs it.
