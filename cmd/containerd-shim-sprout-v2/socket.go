@@ -17,8 +17,9 @@ import (
 // defaultSocketDir is where containerd's own shims put their sockets.
 const defaultSocketDir = "/run/containerd/s"
 
-// connectTimeout is how long a shim that is there may take to accept.
-const connectTimeout = 100 * time.Millisecond
+// connectTimeout is how long it may take to connect to a shim. The kernel answers at once, whatever the shim does; but while twenty containers are started on two
+// cores this process waits that long for one of them, and must not make a failed start of it.
+const connectTimeout = 5 * time.Second
 
 // addressOf is the address that containerd's pkg/shim would give the shim of a group: a hash of containerd's address, the namespace and the group.
 func addressOf(socketDir, containerd, namespace, group string) string {
