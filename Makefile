@@ -31,6 +31,11 @@ test: ## run all tests, against real containerd, runc and CRIU
 	go test -p 2 -count=1 -timeout 20m $$(go list ./... | grep -v '/integration$$')
 	go test -count=1 -timeout 20m ./integration
 
+# The same test is part of make test, with fewer kills.
+.PHONY: crash
+crash: ## kill sproutd 200 times at random points; SPROUT_KILLS_SEED=N has the same points again
+	SPROUT_KILLS=$${SPROUT_KILLS:-200} go test -count=1 -timeout 10m -run TestRandomKills -v ./seedpool
+
 .PHONY: check
 check: dev generate ## run formatters, linters, the import rule; see that generated files are up to date
 	@git diff --exit-code -- '*.pb.go' || { echo "check: generated files are not up to date: commit what make generate wrote" >&2; exit 1; }

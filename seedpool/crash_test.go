@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/thaw"
 )
 
 // sproutdOptions tell a sproutd process of the tests what to do: work on one pool until it kills itself.
@@ -24,6 +28,8 @@ type sproutdOptions struct {
 	// KillAt is the point, Nth how often it is passed before.
 	KillAt string
 	Nth    int64
+	// Bakes says after how many rounds of work the first seed is baked.
+	Bakes int
 }
 
 // run does all that a pool can be asked for, over and over.
@@ -40,7 +46,10 @@ func (o sproutdOptions) run(ctx context.Context) error {
 		return err
 	}
 	<-p.Recovered()
-	for n := 0; ctx.Err() == nil; n++ {
+	for n := 3 - o.Bakes; ctx.Err() == nil; n++ {
+		// No start is left alone here: the pool is filled while others are under way.
+		p.starts.rest()
+		p.stir()
 		if err := o.work(ctx, p, rootfs, n); err != nil {
 			return err
 		}
@@ -48,86 +57,189 @@ func (o sproutdOptions) run(ctx context.Context) error {
 	return p.Close()
 }
 
-// work starts three containers and bakes the seed again.
+// work starts four containers, each in another way, looks after what is left of others, and now and then bakes the seed again.
 func (o sproutdOptions) work(ctx context.Context, p *Pool, rootfs *dirRootfs, n int) error {
 	s, err := p.find("ns", "shop")
 	if err != nil {
 		return err
 	}
-	sv := &service{pool: p}
-	for _, kind := range []string{"thaw", "discard", "restore"} {
-		id := fmt.Sprintf("%s-%d-%d", kind, os.Getpid(), n)
+	for _, start := range []func(context.Context, *Pool, *seed, claimant) error{o.bind, o.discard, o.discard, o.restore} {
+		id := newID()
 		upper, err := rootfs.addContainer(id)
 		if err != nil {
 			return err
 		}
-		who := claimant{"ns", id, upper, uint32(os.Getpid())}
-		var instance string
-		switch kind {
-		case "restore":
-			group := linux.Cgroup{Path: o.Config.CgroupRoot + "/containers/" + id}
-			if err := group.Create(); err != nil {
-				return err
-			}
-			made, err := p.restoreFor(ctx, s.id, who, place{cgroup: group.Path})
-			inst := made.GetInstance()
-			if err != nil {
-				return err
-			}
-			instance = inst.Id
-		default:
-			inst, err := p.claim(ctx, s.id, who, n%2 == 0)
-			if reason, _ := ReasonOf(err); reason == ReasonNoSpare || reason == ReasonSpareDied {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			instance = inst.Id
-		}
-		if _, err := sv.Discard(ctx, discardOf(instance)); err != nil {
+		p.starts.rest()
+		if err := start(ctx, p, s, claimant{"ns", id, upper, uint32(os.Getpid())}); err != nil {
 			return err
 		}
 	}
-	if n%4 == 3 {
-		if _, err := addSeed(p, rootfs, "ns", "shop", s.meta.Info.Key); err != nil {
-			return err
-		}
-		gone, err := addSeed(p, rootfs, "ns", "gone", s.meta.Info.Key)
-		if err != nil {
-			return err
-		}
-		return p.removeSeed(ctx, gone)
+	if err := p.orderInstances(ctx, time.Now()); err != nil {
+		return err
 	}
-	return nil
+	if n%4 != 3 {
+		return nil
+	}
+	if _, err := addSeed(p, rootfs, "ns", "shop", s.meta.Info.Key); err != nil {
+		return err
+	}
+	gone, err := addSeed(p, rootfs, "ns", "gone", s.meta.Info.Key)
+	if err != nil {
+		return err
+	}
+	return p.removeSeed(ctx, gone)
 }
 
-// points are all the places at which the pool can be cut.
-var points = []string{
-	"instance begun", "instance made", "instance dying", "spare claimed", "spare adopted", "snapshot over seed",
-	"seed dumped", "seed tried", "seed counts", "seed row deleted",
-	"end cut bakes", "find keepers", "recover instances", "remove cgroups", "remove instance directories", "remove seed directories", "remove snapshots",
+// bind claims a spare, lets it run in the container's cgroup as a shim does, and ends it.
+func (o sproutdOptions) bind(ctx context.Context, p *Pool, s *seed, who claimant) error {
+	inst, err := p.claim(ctx, s.id, who, true)
+	if err != nil {
+		return spareless(err)
+	}
+	group := linux.Cgroup{Path: o.Config.CgroupRoot + "/containers/" + who.container}
+	if err := errors.Join(group.Create(), group.SetFrozen(true), group.Attach(int(inst.Pid))); err != nil {
+		return err
+	}
+	sv := &service{pool: p}
+	if _, err := sv.Bound(ctx, &api.BoundRequest{Instance: inst.Id}); err != nil {
+		return err
+	}
+	return errors.Join(thaw.Release(group), removeCgroup(ctx, group), os.RemoveAll(p.paths.InstanceDir(inst.Id)))
+}
+
+// discard claims a spare and gives it back.
+func (o sproutdOptions) discard(ctx context.Context, p *Pool, s *seed, who claimant) error {
+	inst, err := p.claim(ctx, s.id, who, false)
+	if err != nil {
+		return spareless(err)
+	}
+	_, err = (&service{pool: p}).Discard(ctx, discardOf(inst.Id))
+	return err
+}
+
+// restore has an instance made for the container, and gives it back.
+func (o sproutdOptions) restore(ctx context.Context, p *Pool, s *seed, who claimant) error {
+	group := linux.Cgroup{Path: o.Config.CgroupRoot + "/containers/" + who.container}
+	if err := group.Create(); err != nil {
+		return err
+	}
+	made, err := p.restoreFor(ctx, s.id, who, place{cgroup: group.Path})
+	if errorSays(err, "start keeper of seed") {
+		// The one that the last sproutd had begun to start holds the lock and does not serve yet: this container starts cold.
+		return removeCgroup(ctx, group)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = (&service{pool: p}).Discard(ctx, discardOf(made.Instance.Id))
+	return errors.Join(err, removeCgroup(ctx, group))
+}
+
+// spareless is no error when all that was wrong is that no spare was ready.
+func spareless(err error) error {
+	if reason, _ := ReasonOf(err); reason == ReasonNoSpare || reason == ReasonSpareDied {
+		return nil
+	}
+	return err
+}
+
+// points are the places at which the pool can be cut while it works, and recoveryPoints those that a sproutd passes once, when it starts.
+var (
+	points = []string{
+		"instance begun", "instance made", "spare ready", "spare claimed", "spare adopted", "snapshot over seed", "instance bound", "instance dying", "instance removed",
+		"order instances", "seed dumped", "seed tried", "seed counts", "seed row deleted",
+	}
+	recoveryPoints = []string{
+		"end cut bakes", "find keepers", "remove templates", "recover instances", "remove cgroups", "remove instance directories", "remove seed directories", "remove snapshots",
+		"remove pages",
+	}
+)
+
+// rest ends what there was of starts.
+func (c *calm) rest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.since = time.Time{}
 }
 
 func TestKill9AtAnyPointLosesNothingAndLeavesNothing(t *testing.T) {
-	for _, point := range points {
+	for _, point := range slices.Concat(points, recoveryPoints) {
 		t.Run(point, func(t *testing.T) {
 			b := newBed(t)
 			b.recovered()
 			s := b.seed("ns", "shop", keyOf(t, spec()))
 			b.fill(s, 2)
 			b.close()
-			for nth := range int64(3) {
-				if nth > 0 && slices.Index(points, point) > slices.Index(points, "seed row deleted") {
-					break // a point of recovery is passed once
-				}
-				b.crash(point, nth)
-				b.recovered()
-				b.whole()
-				b.close()
-			}
+			b.crash(sproutdOptions{KillAt: point})
+			b.recovered()
+			b.whole()
+			b.close()
 		})
 	}
+}
+
+// What the test of random kills is told by the environment: how many, and the number that they follow from, to have the same ones again.
+const (
+	killsEnv = "SPROUT_KILLS"
+	seedEnv  = "SPROUT_KILLS_SEED"
+)
+
+// TestRandomKillsLoseNothingAndLeaveNothing kills one sproutd after the other, each at a random point while it is at what the last one has left: nothing tidies up in between.
+func TestRandomKillsLoseNothingAndLeaveNothing(t *testing.T) {
+	kills, number := numberFromEnv(t, killsEnv, 25), numberFromEnv(t, seedEnv, time.Now().UnixNano())
+	t.Logf("to have the same again: %s=%d %s=%d", killsEnv, kills, seedEnv, number)
+	random := rand.New(rand.NewPCG(uint64(number), 0))
+	b := newBed(t)
+	b.recovered()
+	s := b.seed("ns", "shop", keyOf(t, spec()))
+	b.fill(s, 2)
+	b.close()
+	for n := range kills {
+		point, nth := recoveryPoints[random.IntN(len(recoveryPoints))], int64(0)
+		if random.IntN(4) > 0 {
+			point, nth = points[random.IntN(len(points))], random.Int64N(3)
+		}
+		b.crash(sproutdOptions{KillAt: point, Nth: nth, Bakes: random.IntN(4)})
+		if n%50 == 49 || n == kills-1 {
+			b.recovered()
+			b.onlySpares(2)
+			b.whole()
+			b.close()
+		}
+	}
+}
+
+func numberFromEnv(t *testing.T, name string, other int64) int64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return other
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// onlySpares ends the containers whose shims have died, which is containerd's part, and makes sure that nothing is left but the spares.
+func (b *bed) onlySpares(want int) {
+	b.t.Helper()
+	if err := removeCgroup(b.t.Context(), linux.Cgroup{Path: b.config.CgroupRoot + "/containers"}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.eventually("only spares to be left", func() error {
+		if err := b.pool.orderInstances(b.t.Context(), time.Now().Add(time.Minute)); err != nil {
+			return err
+		}
+		b.pool.mu.Lock()
+		rows := len(b.pool.instances)
+		b.pool.mu.Unlock()
+		if have := len(b.processes()); rows != want || have != want {
+			return fmt.Errorf("%d rows and %d processes", rows, have)
+		}
+		return nil
+	})
 }
 
 // TestKill9AtAnyMoment cuts where no point is.
@@ -137,9 +249,9 @@ func TestKill9AtAnyMoment(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 2)
 	b.close()
-	for n := range 15 {
-		cmd := b.sproutd("never", 0)
-		time.Sleep(time.Duration(10+n*37) * time.Millisecond) // the moment itself is what is tested
+	for n := range 6 {
+		cmd := b.sproutd(sproutdOptions{KillAt: "never", Bakes: 3})
+		time.Sleep(time.Duration(10+n*93) * time.Millisecond) // the moment itself is what is tested
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -150,9 +262,10 @@ func TestKill9AtAnyMoment(t *testing.T) {
 	}
 }
 
-func (b *bed) sproutd(point string, nth int64) *exec.Cmd {
+func (b *bed) sproutd(o sproutdOptions) *exec.Cmd {
 	b.t.Helper()
-	cmd, err := self("sproutd", sproutdOptions{Config: b.config, Rootfs: b.rootfs.root, KillAt: point, Nth: nth})
+	o.Config, o.Rootfs = b.config, b.rootfs.root
+	cmd, err := self("sproutd", o)
 	if err == nil {
 		err = cmd.Start()
 	}
@@ -163,15 +276,15 @@ func (b *bed) sproutd(point string, nth int64) *exec.Cmd {
 }
 
 // crash runs a sproutd until it has killed itself.
-func (b *bed) crash(point string, nth int64) {
+func (b *bed) crash(o sproutdOptions) {
 	b.t.Helper()
-	cmd := b.sproutd(point, nth)
+	cmd := b.sproutd(o)
 	timer := time.AfterFunc(60*time.Second, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
 	defer timer.Stop()
 	err := cmd.Wait()
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || !exit.Sys().(syscall.WaitStatus).Signaled() {
-		b.t.Fatalf("sproutd did not reach %q: %v", point, err)
+		b.t.Fatalf("sproutd did not reach %q: %v", o.KillAt, err)
 	}
 }
 

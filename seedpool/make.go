@@ -154,6 +154,7 @@ func (p *Pool) destroy(asked context.Context, i *instance, fate snapshotFate) er
 	if err := os.RemoveAll(p.paths.InstanceDir(i.id)); err != nil {
 		return fmt.Errorf("remove directory of instance %s: %w", i.id, err)
 	}
+	p.point("instance removed")
 	return p.forget(i)
 }
 

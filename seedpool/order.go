@@ -46,6 +46,7 @@ func (p *Pool) orderInstances(ctx context.Context, now time.Time) error {
 		all = append(all, i)
 	}
 	p.mu.Unlock()
+	p.point("order instances")
 	var errs []error
 	for _, i := range all {
 		row := p.rowOf(i)

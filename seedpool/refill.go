@@ -121,6 +121,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	}
 	failures := s.failures
 	p.mu.Unlock()
+	p.point("spare ready")
 	if err != nil {
 		p.events.tell(&api.Event{Kind: EventSpareFailed, Namespace: s.namespace, Seed: s.meta.Info.Name, Detail: err.Error()})
 		log.G(ctx).WithError(err).WithFields(log.Fields{"seed": s.id, "failures": failures}).Warn("make spare")

@@ -25,6 +25,7 @@ func (s *service) Bound(ctx context.Context, r *api.BoundRequest) (_ *api.Empty,
 	if err := p.bound(i); err != nil {
 		return nil, err
 	}
+	p.point("instance bound")
 	if err := p.awake(ctx, i); err != nil {
 		return nil, err
 	}
