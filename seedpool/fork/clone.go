@@ -101,7 +101,7 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 	}
 	began := time.Now()
 	if t.program.SharedFiles && !s.Root {
-		return nil, fmt.Errorf("clone template %d: it writes to mapped files, and the clone has no root of its own", t.pid)
+		return nil, fmt.Errorf("clone template %d: it writes to mapped files or has files of sockets, and the clone has no root of its own", t.pid)
 	}
 	t.number++
 	packet, request, err := t.program.request(t.number, s)

@@ -72,7 +72,7 @@ type Program struct {
 	FDBase int
 	// Cwd is the working directory of the process.
 	Cwd string
-	// SharedFiles: it has files mapped that it writes to, of which a clone needs its own: a root of its own.
+	// SharedFiles: it has files mapped that it writes to, or files of sockets, of which a clone needs its own: a root of its own.
 	SharedFiles bool
 	// Undo lists the mappings whose MADV_DONTFORK must be undone in the template.
 	Undo []VMA
@@ -114,7 +114,7 @@ func Plan(process *Process, layout Layout, origin *Origin) (*Program, error) {
 	p.FDBase += fdCount // received descriptors get the numbers below first
 	p.Undo = slices.DeleteFunc(slices.Clone(process.VMAs), func(v VMA) bool { return !v.dontFork() })
 
-	p.SharedFiles = slices.ContainsFunc(process.VMAs, VMA.sharedFile)
+	p.SharedFiles = slices.ContainsFunc(process.VMAs, VMA.sharedFile) || slices.ContainsFunc(process.Files, func(f File) bool { return f.Node != nil })
 
 	p.planZygote()
 	p.main = p.list("clone")

@@ -28,6 +28,9 @@ fresh = socket.socket(socket.AF_UNIX)
   print(stream[1].recv(9), full[1].recv(99), full[0].recv(99), gram[1].recv(9), gram[1].recv(9), packets[0].recv(9), half[1].recv(9), listener.accept()[0].recv(9),
     log.recv(9), gram[1].getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED), listener.getsockname() == path, "%o" % st.st_mode, st.st_uid, st.st_gid, flush=True)
 `))
+	if c, err := template.Clone(timeout(t), Sandbox{OwnNet: true}, Files{}); err == nil {
+		t.Errorf("clone %v would take the file of the template's listener", c)
+	}
 	for _, word := range []string{"one", "two"} {
 		tree, _ := overlay(t)
 		got, _ := talk(t, template, Sandbox{OwnNet: true, Root: true, Proc: true}, Files{Root: tree}, word)

@@ -39,13 +39,16 @@ func comparable(p *Process) *Process {
 	for n := range p.Files {
 		f := &p.Files[n]
 		if f.Kind != KindRegular && f.Kind != KindDir {
-			f.Inode, f.Path = 0, number.ReplaceAllString(f.Path, "n")
+			f.Inode, f.Link.Peer, f.Path = 0, 0, number.ReplaceAllString(f.Path, "n")
 		}
 		f.Timer.Value = 0
 		for m := range f.Watches {
 			f.Watches[m].Inode = 0
 		}
 		slices.SortFunc(f.Watches, func(a, b Watch) int { return a.FD - b.FD })
+	}
+	for n := range p.Timers {
+		p.Timers[n].Tid = 0
 	}
 	for n := range p.VMAs {
 		v := &p.VMAs[n]

@@ -21,6 +21,14 @@ os.dup(file.fileno())
 directory = os.open("/usr", os.O_RDONLY | os.O_DIRECTORY)
 null = os.open("/dev/null", os.O_RDWR)
 
+pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in (1, 2, 5)]
+pairs[0][0].send(b"waits"); pairs[0][0].shutdown(socket.SHUT_WR)
+listener = socket.socket(socket.AF_UNIX); listener.bind("\0witness"); listener.listen(3)
+packets, route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+packets.bind(("127.0.0.1", 5353)); packets.connect(("127.0.0.1", 5353)); route.bind((0, 1))
+for _ in range(2): libc.syscall(222, 1, struct.pack("Qiii44x", 7, 34, 0, 0), ctypes.byref(ctypes.c_int()))
+libc.syscall(226, 0)
+
 woken_early = 0
 def sleeper():
     global woken_early
