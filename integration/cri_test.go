@@ -177,7 +177,7 @@ func (n *node) stop(id string) int32 {
 // bakeLike bakes a seed from a container of a pod.
 func (p *pod) bakeLike(id, image, ready string) {
 	p.Helper()
-	_, err := p.s.Sprout(p.Context(), "seed", "bake", "--name", "shop", "--image", stack.Ref(image), "--like", id, "--ready", ready, "--warmup", "20",
+	_, err := p.s.Sprout(p.Context(), "seed", "bake", "--mode", "clone", "--name", "shop", "--image", stack.Ref(image), "--like", id, "--ready", ready, "--warmup", "20",
 		"--late-env", "HOSTNAME", "--late-env", "POD")
 	if err != nil {
 		p.Fatal(err)

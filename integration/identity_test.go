@@ -94,7 +94,7 @@ func TestInstancesDrawNumbersOfTheirOwn(t *testing.T) {
 func compared(t *testing.T, s *stack.Stack, name, path string, bake, start []string) (same []string) {
 	t.Helper()
 	image := name + "-demo"
-	args := append([]string{"seed", "bake", "--name", name, "--image", stack.Ref(image), "--ready", "http://:8080" + path, "--warmup", "20"}, bake...)
+	args := append([]string{"seed", "bake", "--mode", "clone", "--name", name, "--image", stack.Ref(image), "--ready", "http://:8080" + path, "--warmup", "20"}, bake...)
 	if _, err := s.Sprout(t.Context(), args...); err != nil {
 		t.Fatal(err)
 	}

@@ -20,10 +20,10 @@ func TestBadInputIsRefusedWithTheThingAndTheFix(t *testing.T) {
 		"unknown seed in pool set":   {[]string{"pool", "set", "nowhere", "--spares", "1"}, []string{"nowhere", "seed"}},
 		"unknown seed in inspect":    {[]string{"seed", "inspect", "nowhere"}, []string{"nowhere"}},
 		"unknown seed in rm":         {[]string{"seed", "rm", "nowhere"}, []string{"nowhere"}},
-		"readiness of unknown kind":  {[]string{"seed", "bake", "--name", "x", "--image", image, "--ready", "ping://x"}, []string{"ping", "http://", "tcp://", "log="}},
-		"readiness with bad regexp":  {[]string{"seed", "bake", "--name", "x", "--image", image, "--ready", "log=("}, []string{"log", "("}},
-		"image that is absent":       {[]string{"seed", "bake", "--name", "x", "--image", "docker.io/library/absent", "--ready", "tcp://:1"}, []string{"absent:latest", "pull"}},
-		"name that is no name":       {[]string{"seed", "bake", "--name", "../x", "--image", image, "--ready", "tcp://:1"}, []string{"../x", "name"}},
+		"readiness of unknown kind":  {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", image, "--ready", "ping://x"}, []string{"ping", "http://", "tcp://", "log="}},
+		"readiness with bad regexp":  {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", image, "--ready", "log=("}, []string{"log", "("}},
+		"image that is absent":       {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", "docker.io/library/absent", "--ready", "tcp://:1"}, []string{"absent:latest", "pull"}},
+		"name that is no name":       {[]string{"seed", "bake", "--mode", "clone", "--name", "../x", "--image", image, "--ready", "tcp://:1"}, []string{"../x", "name"}},
 		"container without a record": {[]string{"explain", "nowhere"}, []string{"nowhere", "sprout ps"}},
 		"verb with nothing":          {[]string{"seed", "inspect"}, []string{"missing", "usage"}},
 		"negative spares":            {[]string{"pool", "set", "python", "--spares", "-1"}, []string{"-1"}},
@@ -44,9 +44,11 @@ func TestBadInputIsRefusedWithTheThingAndTheFix(t *testing.T) {
 
 func TestBakeThatFailsSaysWhatItSawAndLeavesNothing(t *testing.T) {
 	s := ownStack(t, "tiny-demo")
-	// One bake before the census: its parent cgroup is kept.
-	if out, err := s.Sprout(t.Context(), "seed", "bake", "--name", "fails", "--image", stack.Ref("tiny-demo"), "--ready", "tcp://:1", "--", "false"); err == nil {
-		t.Fatalf("baked: %s", out)
+	// One bake of each mode before the census: their parent cgroups are kept.
+	for _, mode := range []string{"clone", "prestart"} {
+		if out, err := s.Sprout(t.Context(), "seed", "bake", "--mode", mode, "--name", "fails", "--image", stack.Ref("tiny-demo"), "--ready", "tcp://:1", "--", "false"); err == nil {
+			t.Fatalf("baked: %s", out)
+		}
 	}
 	before := rested(t, s)
 	for name, c := range map[string]struct {
@@ -56,17 +58,19 @@ func TestBakeThatFailsSaysWhatItSawAndLeavesNothing(t *testing.T) {
 		"app that ends":        {[]string{"--ready", "tcp://:1", "--", "sh", "-c", "echo last words; exit 3"}, []string{"last words", "3"}},
 		"app that never is up": {[]string{"--ready", "tcp://:1", "--ready-timeout", "2s", "--", "sh", "-c", "echo still starting; sleep 1000"}, []string{"still starting", "2s"}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			out, err := s.Sprout(t.Context(), append([]string{"seed", "bake", "--name", "fails", "--image", stack.Ref("tiny-demo")}, c.args...)...)
-			if err == nil {
-				t.Fatalf("baked: %s", out)
-			}
-			for _, word := range c.says {
-				if !strings.Contains(out, word) {
-					t.Errorf("%q is not in: %s", word, out)
+		for _, mode := range []string{"clone", "prestart"} {
+			t.Run(name+" "+mode, func(t *testing.T) {
+				out, err := s.Sprout(t.Context(), append([]string{"seed", "bake", "--mode", mode, "--name", "fails", "--image", stack.Ref("tiny-demo")}, c.args...)...)
+				if err == nil {
+					t.Fatalf("baked: %s", out)
 				}
-			}
-		})
+				for _, word := range c.says {
+					if !strings.Contains(out, word) {
+						t.Errorf("%q is not in: %s", word, out)
+					}
+				}
+			})
+		}
 	}
 	if list, err := s.Sprout(t.Context(), "seed", "ls"); err != nil || strings.Contains(list, "fails") {
 		t.Errorf("seeds: %v\n%s", err, list)
@@ -84,7 +88,7 @@ func TestEachReadinessMakesASeed(t *testing.T) {
 		"exec": {"--ready", "exec=test -e /tmp/up", "--", "sh", "-c", "touch /tmp/up; sleep 1000"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := s.Sprout(t.Context(), append([]string{"seed", "bake", "--name", name, "--image", stack.Ref("tiny-demo")}, c...)...); err != nil {
+			if _, err := s.Sprout(t.Context(), append([]string{"seed", "bake", "--mode", "clone", "--name", name, "--image", stack.Ref("tiny-demo")}, c...)...); err != nil {
 				t.Fatal(err)
 			}
 			args := append([]string{"run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter, stack.Ref("tiny-demo"), "ready-" + name}, c[3:]...)
@@ -100,7 +104,7 @@ func TestEachReadinessMakesASeed(t *testing.T) {
 func TestTwoBakesOfOneNameDoNotRunAtOnce(t *testing.T) {
 	s := ownStack(t, "tiny-demo")
 	bake := func(ctx context.Context) (string, error) {
-		return s.Sprout(ctx, "seed", "bake", "--name", "twice", "--image", stack.Ref("tiny-demo"), "--ready", "file=/tmp/up", "--ready-timeout", "20s",
+		return s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--name", "twice", "--image", stack.Ref("tiny-demo"), "--ready", "file=/tmp/up", "--ready-timeout", "20s",
 			"--", "sh", "-c", "sleep 2; touch /tmp/up; sleep 1000")
 	}
 	first := make(chan error, 1)

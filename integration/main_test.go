@@ -127,7 +127,7 @@ var bakes sync.Map
 func baked(t *testing.T, s *stack.Stack, name, image string, args ...string) string {
 	t.Helper()
 	once, _ := bakes.LoadOrStore(s.Dir+name, sync.OnceValue(func() error {
-		_, err := s.Sprout(context.WithoutCancel(t.Context()), append([]string{"seed", "bake", "--name", name, "--image", stack.Ref(image)}, args...)...)
+		_, err := s.Sprout(context.WithoutCancel(t.Context()), append([]string{"seed", "bake", "--mode", "clone", "--name", name, "--image", stack.Ref(image)}, args...)...)
 		return err
 	}))
 	if err := once.(func() error)(); err != nil {

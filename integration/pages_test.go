@@ -70,7 +70,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 	}
 
 	// Baked again, it stores anew what is damaged.
-	if _, err := s.Sprout(t.Context(), "seed", "bake", "--name", seed, "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"); err != nil {
+	if _, err := s.Sprout(t.Context(), "seed", "bake", "--mode", "clone", "--name", seed, "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"); err != nil {
 		t.Fatal(err)
 	}
 	run(t, s, "paged-anew", "python-demo")
@@ -86,7 +86,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 
 func TestBakeThatIsKilledOrTooLargeLeavesNothingInThePageStore(t *testing.T) {
 	s := configuredStack(t, "[pages]\nstore = true\nquota = \"1MiB\"", "python-demo")
-	bake := []string{"seed", "bake", "--name", "large", "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"}
+	bake := []string{"seed", "bake", "--mode", "clone", "--name", "large", "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"}
 	out, err := s.Sprout(t.Context(), bake...)
 	if err == nil || !strings.Contains(out, "quota of 1048576 bytes") {
 		t.Errorf("bake beyond the quota: %v: %s", err, out)

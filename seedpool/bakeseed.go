@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -64,7 +63,7 @@ func (p *Pool) setYoung(id string, young bool) {
 	}
 }
 
-// bakeSeed boots and dumps the app, and stores what it yields: layer, images, spec, sums.
+// bakeSeed boots and dumps the app, and stores what it yields: layer, images, spec, sums. Of mode prestart there is nothing to dump.
 func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error) {
 	overlay, err := p.rootfs.PrepareBake(ctx, id, o.request.ChainId)
 	if errdefs.IsNotFound(err) {
@@ -75,6 +74,9 @@ func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error)
 	}
 	if err := os.Mkdir(p.paths.SeedDir(id), 0o700); err != nil {
 		return nil, err
+	}
+	if o.request.Mode == ModePrestart {
+		return p.layOut(ctx, id, o)
 	}
 	result, err := bake.Run(ctx, bake.Options{
 		ID: "sprout-" + id, Dir: filepath.Join(p.paths.BakesDir(), id), ImagesDir: p.paths.ImagesDir(id),
@@ -108,7 +110,9 @@ func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error)
 // describe is what is kept of a seed beside its images.
 func (p *Pool) describe(id string, o *order, result *bake.Result) *api.SeedMeta {
 	r := o.request
-	maps.Copy(o.key.Parts, p.host)
+	for _, part := range hostPartsFor(r.Mode) {
+		o.key.Parts[part] = p.machine()[part]
+	}
 	o.key.Parts[PartImage] = r.ChainId
 	return &api.SeedMeta{
 		Info: &api.SeedInfo{
@@ -129,14 +133,14 @@ func (p *Pool) tryOut(ctx context.Context, s *seed, ready bake.Readiness) error 
 		defer p.destroyOrLog(ctx, i, fatePlain)
 	}
 	if err != nil {
-		return fmt.Errorf("wake seed: %w", err)
+		return fmt.Errorf("make one instance: %w", err)
 	}
 	inst := p.rowOf(i).Instance
 	if err := thaw.Release(linux.Cgroup{Path: inst.Cgroup}); err != nil {
 		return fmt.Errorf("wake seed: %w", err)
 	}
 	if err := bake.Probe(ctx, int(inst.Pid), ready); err != nil {
-		return fmt.Errorf("wake seed: it was restored and is not ready: %w", err)
+		return fmt.Errorf("wake seed: it was thawed and is not ready: %w", err)
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func (b *bed) prepare() *Pool { return testPool(b.config, b.rootfs) }
 func testPool(c Config, rootfs Rootfs) *Pool {
 	p := newPool(c, rootfs)
 	p.host = testHost
-	p.keepers.spawn = func(ctx context.Context, seed string) error {
+	p.keepers.spawn = func(ctx context.Context, seed string, _ bool) error {
 		return spawnTestKeeper(ctx, p.paths.KeeperSocket(seed), seed)
 	}
 	return p
@@ -113,7 +113,7 @@ func (b *bed) seed(namespace, name string, key *api.Key) *seed {
 // addSeed does what a bake does, with images that are enough for restore.Check.
 func addSeed(p *Pool, rootfs *dirRootfs, namespace, name string, key *api.Key) (*seed, error) {
 	s := p.newSeed(&api.SeedMeta{
-		Info:    &api.SeedInfo{Id: newID(), Namespace: namespace, Name: name, Mode: modeClone, Phase: SeedReady, Key: key, LateEnv: []string{"LATE"}},
+		Info:    &api.SeedInfo{Id: newID(), Namespace: namespace, Name: name, Mode: ModeClone, Phase: SeedReady, Key: key, LateEnv: []string{"LATE"}},
 		ChainId: "sha256:image", StdioKeys: []string{"", "pipe:[1]", "pipe:[2]"},
 	})
 	for part, value := range testHost {

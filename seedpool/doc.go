@@ -8,6 +8,9 @@
 //	ready ──▶ bad (a file is not as it was baked)          ready ──▶ stale (another kernel, CPU, CRIU or sprout; not kept, judged at each start)
 //	any of them ──▶ removed: row, then spares, keeper, files, layer
 //
+// That is mode clone. A seed of mode prestart has no image: a layer with nothing in it, the spec, and how its spares are booted, one by one (prestart.go). It is tried
+// like the other, and counts; what changes on the machine does not make it stale, but for sprout itself.
+//
 // A seed belongs to one containerd namespace and is never seen from another. Bad and stale seeds are shown with their reason and never woken. A seed is a
 // cache entry: it may be dropped at any time, and goes with its image.
 //
@@ -19,7 +22,7 @@
 //	making ──▶ ready ──▶ claimed ──▶ bound ──▶ dying ──▶ (no row)
 //	   └──────restored───▶┘ any ─────────────────▶┘
 //
-// phase.go has the table. making: a keeper clones or restores it, while no start is under way (calm.go). ready: a spare, frozen in its own cgroup, in its pool. claimed: a
+// phase.go has the table. making: a keeper clones, restores or boots it, while no start is under way (calm.go). ready: a spare, frozen in its own cgroup, in its pool. claimed: a
 // container's shim has it. Its files become the container's snapshot while the shim binds it; before that it cannot be bound. bound: it is the container; the row
 // stays only so that recovery leaves it alone, until the task is deleted. dying: it is being removed.
 //

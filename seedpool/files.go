@@ -90,6 +90,9 @@ func (d seedDir) spec() ([]byte, error) { return os.ReadFile(filepath.Join(strin
 func (d seedDir) guarded() ([]string, error) {
 	names := []string{fileSpec}
 	entries, err := os.ReadDir(filepath.Join(string(d), "images"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return names, nil // a seed that is booted has none; of another the sums say what is missing
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -158,8 +161,8 @@ func sumFile(path string) (int64, string, error) {
 }
 
 // verify reads the seed again. problems name each file that is not as it was baked, and what is wrong with it; err means that it could not be found out.
-// paged: the memory is not there, so that the images cannot be compared with it; a restore does that.
-func (d seedDir) verify(paged bool) (files, bytes uint64, problems []string, err error) {
+// whole: images and their memory are there, and are compared with each other.
+func (d seedDir) verify(whole bool) (files, bytes uint64, problems []string, err error) {
 	want, err := d.readSums()
 	if err != nil {
 		return 0, 0, []string{fmt.Sprintf("%s: %v", fileSums, err)}, nil
@@ -184,7 +187,7 @@ func (d seedDir) verify(paged bool) (files, bytes uint64, problems []string, err
 			problems = append(problems, name+": not part of the seed")
 		}
 	}
-	if len(problems) == 0 && !paged {
+	if len(problems) == 0 && whole {
 		if err := restore.Check(filepath.Join(string(d), "images")); err != nil {
 			problems = append(problems, err.Error())
 		}

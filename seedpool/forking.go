@@ -78,11 +78,11 @@ func (p *Pool) forkOrRestore(ctx context.Context, s *seed, k *keeperConn, r *api
 		}
 		log.G(ctx).WithError(err).WithFields(log.Fields{"seed": s.id, "id": r.Id}).Warn("restore spare that was to be cloned")
 	}
-	return k.restore(ctx, r)
+	return k.make(ctx, r)
 }
 
-// restore has the keeper restore an instance.
-func (k *keeperConn) restore(ctx context.Context, r *api.MakeRequest) (*api.MakeResponse, error) {
+// make has the keeper make an instance, by restoring it if nothing else was said.
+func (k *keeperConn) make(ctx context.Context, r *api.MakeRequest) (*api.MakeResponse, error) {
 	made, err := k.Make(ctx, r)
 	return made, errgrpc.ToNative(err)
 }

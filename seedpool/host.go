@@ -28,13 +28,15 @@ func hostKey(ctx context.Context, criu restore.CRIU) (map[string]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{
-		PartKernel: digest([]byte(kernel)),
-		PartCPU:    digest([]byte(cpuModel(string(cpuinfo)))),
-		PartCRIU:   digest([]byte(version)),
-		PartSprout: digest([]byte(Version)),
-	}, nil
+	parts := ownKey()
+	parts[PartKernel] = digest([]byte(kernel))
+	parts[PartCPU] = digest([]byte(cpuModel(string(cpuinfo))))
+	parts[PartCRIU] = digest([]byte(version))
+	return parts, nil
 }
+
+// ownKey is what there is of it without CRIU.
+func ownKey() map[string]string { return map[string]string{PartSprout: digest([]byte(Version))} }
 
 func kernelVersion() (string, error) {
 	var parts []string

@@ -38,7 +38,7 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := p.keepers.get(ctx, s.id)
+	k, err := p.keepers.get(ctx, s.id, s.booted)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (p *Pool) check(ctx context.Context, s *seed) error {
 		return nil
 	}
 	// Memory in the page store is checked when it is written out.
-	_, _, problems, err := s.dir.verify(s.paged)
+	_, _, problems, err := s.dir.verify(s.whole())
 	if err != nil {
 		return fmt.Errorf("check seed: %w", err)
 	}

@@ -53,10 +53,12 @@ func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string,
 	}
 	var made *api.MakeResponse
 	switch {
+	case s.booted:
+		made, err = p.bootSpare(ctx, from, r)
 	case where.fork:
 		made, err = p.fork(ctx, s, from.keeper, r)
 	case r.AtOnce:
-		made, err = from.keeper.restore(ctx, r)
+		made, err = from.keeper.make(ctx, r)
 	default:
 		made, err = p.forkOrRestore(ctx, s, from.keeper, r)
 	}

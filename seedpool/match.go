@@ -23,6 +23,14 @@ const mountPrefix = "mount "
 // hostParts are the parts that make a seed stale when they differ.
 var hostParts = []string{PartKernel, PartCPU, PartCRIU, PartSprout}
 
+// hostPartsFor are those of a mode: what is booted is at home on whatever machine it is booted on.
+func hostPartsFor(mode string) []string {
+	if mode == ModePrestart {
+		return []string{PartSprout}
+	}
+	return hostParts
+}
+
 // Match gives the parts in which a container differs from a seed, sorted: names of parts, "env NAME", "mount /path", "mount order". None: the
 // container may be started from the seed. What the seed declares late may differ.
 func Match(seed *api.SeedInfo, key *api.Key) []string {

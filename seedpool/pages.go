@@ -101,7 +101,7 @@ var errNoPages = fail(errdefs.ErrUnavailable, "the page store is not open")
 
 // verify reads all of a seed again: see seedDir.verify.
 func (p *Pool) verify(ctx context.Context, s *seed) (files, bytes uint64, problems []string, err error) {
-	files, bytes, problems, err = s.dir.verify(s.paged)
+	files, bytes, problems, err = s.dir.verify(s.whole())
 	if err != nil || !s.paged {
 		return files, bytes, problems, err
 	}

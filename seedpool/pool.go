@@ -34,7 +34,7 @@ type Pool struct {
 	keepers *keepers
 	metrics *metrics
 	events  events
-	// host is what seeds baked here depend on besides their container; nil: CRIU does not run, and every seed is stale.
+	// host is what seeds baked here depend on besides their container; nil: CRIU does not run, and every seed of images is stale.
 	host map[string]string
 	// point is called at the points at which a crash is tested.
 	point func(name string)
@@ -73,8 +73,8 @@ type seed struct {
 	id        string
 	namespace string
 	dir       seedDir
-	// paged: its memory is in the page store.
-	paged bool
+	// paged: its memory is in the page store. booted: it has none, its spares are booted.
+	paged, booted bool
 
 	// load is held while the files are checked and the keeper is started.
 	load sync.Mutex
@@ -97,6 +97,9 @@ type seed struct {
 	keeperPID int64
 	fork      forkState
 }
+
+// whole says whether images are in its directory, with their memory. What is in the page store is compared by a restore.
+func (s *seed) whole() bool { return !s.paged && !s.booted }
 
 // instance is one row of the index.
 type instance struct {
@@ -163,7 +166,7 @@ func (p *Pool) open(ctx context.Context) error {
 		ask, cancel := context.WithTimeout(ctx, criuTimeout)
 		defer cancel()
 		if p.host, err = hostKey(ask, p.criu); err != nil {
-			log.G(ctx).WithError(err).Error("no seed can be woken")
+			log.G(ctx).WithError(err).Error("no seed of mode clone can be woken")
 		}
 	}
 	if err := p.loadRows(); err != nil {
@@ -207,13 +210,13 @@ func (p *Pool) loadRows() error {
 }
 
 func (p *Pool) newSeed(m *api.SeedMeta) *seed {
-	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), paged: m.Paged, meta: m}
+	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), paged: m.Paged, booted: isBooted(m.Info), meta: m}
 }
 
 // judge says of a ready seed whether this machine can wake it. That is not kept: it may be true again after the next boot.
 func (p *Pool) judge(m *api.SeedMeta) *api.SeedMeta {
-	why := staleAgainst(m, p.host)
-	if p.host == nil {
+	why := staleAgainst(m, p.machine())
+	if p.host == nil && !isBooted(m.Info) {
 		why = "criu does not run"
 	}
 	if why == "" {
@@ -222,6 +225,14 @@ func (p *Pool) judge(m *api.SeedMeta) *api.SeedMeta {
 	m = proto.CloneOf(m)
 	m.Info.Phase, m.Info.Reason = SeedStale, why
 	return m
+}
+
+// machine is the machine's part of keys.
+func (p *Pool) machine() map[string]string {
+	if p.host == nil {
+		return ownKey()
+	}
+	return p.host
 }
 
 // Close stops refilling, waits for what is being done for containers, and leaves keepers and spares as they are for the next sproutd. The server must have

@@ -42,6 +42,8 @@ const (
 
 // Why one rung does not fit or has failed.
 const (
+	// ReasonPrestart: each instance of the seed is booted on its own, so that there is no image to restore or clone one from.
+	ReasonPrestart      Reason = "prestart"
 	ReasonHostNetwork   Reason = "host-network"
 	ReasonNetnsPath     Reason = "netns-path"
 	ReasonOwnNamespaces Reason = "own-namespaces"
@@ -97,6 +99,7 @@ var hints = map[Reason]string{
 	ReasonUpperNotEmpty:     "the container was written to before: only its first start can be a wake",
 	ReasonNotOurSnapshotter: "start with --snapshotter sprout",
 	ReasonDisabled:          "waking is switched off for this container",
+	ReasonPrestart:          "keep more spares (sprout pool set NAME --spares N), or bake with --mode clone if instances may share random state",
 	ReasonHostNetwork:       "a spare has a network namespace of its own: containers in the host's are cloned or restored instead",
 	ReasonNetnsPath:         "a spare has a network namespace of its own: containers that join one are cloned or restored instead",
 	ReasonOwnNamespaces:     "the app has SysV objects, or the capability to change settings of its IPC and UTS namespaces: it cannot join a pod's",

@@ -145,7 +145,7 @@ func backoff(failures int, longest time.Duration) time.Duration {
 // makeSpare makes one instance in a cgroup and over a snapshot of its own. It stays in phase making: the caller says what becomes of it, also after an error
 // if an instance is returned with it.
 func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
-	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, makeTimeout+bootTimeout(p.metaOf(s)))
 	defer cancel()
 	if err := p.refusal(s); err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func TestADamagedSeedIsMarkedBadBeforeAnyProcessReadsIt(t *testing.T) {
 		"flipped bit": {func(t *testing.T, d seedDir) { damage(t, d.path("images/pages-1.img"), flipBit) }, "pages-1.img"},
 		"truncated":   {func(t *testing.T, d seedDir) { damage(t, d.path("images/pages-1.img"), halve) }, "pages-1.img"},
 		"missing":     {func(t *testing.T, d seedDir) { remove(t, d.path("images/core-1.img")) }, "core-1.img"},
-		"gone":        {func(t *testing.T, d seedDir) { remove(t, string(d)) }, "images"},
+		"gone":        {func(t *testing.T, d seedDir) { remove(t, string(d)) }, "spec.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)

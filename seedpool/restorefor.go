@@ -29,6 +29,9 @@ func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, wher
 	if err != nil {
 		return nil, err
 	}
+	if s.booted {
+		return nil, refuse(ReasonPrestart, fail(errdefs.ErrFailedPrecondition, "seed %s has no image", s.id))
+	}
 	p.abandoned(ctx, who)
 	i, err := p.begin(s.id, func(row *api.InstanceRow) {
 		row.Restored = true

@@ -14,8 +14,16 @@ import (
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
 
-// Modes of a seed. Only clone is made so far.
-const modeClone = "clone"
+// Modes of a seed.
+const (
+	// ModeClone: all instances wake from one image, and share its random state.
+	ModeClone = "clone"
+	// ModePrestart: each spare was booted on its own. It is what a seed is unless somebody has asked for the other.
+	ModePrestart = "prestart"
+)
+
+// isBooted says whether a seed's spares are booted.
+func isBooted(info *api.SeedInfo) bool { return info.Mode == ModePrestart }
 
 var (
 	namePattern      = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
@@ -86,7 +94,7 @@ func cleanLateMounts(mounts []string) ([]string, error) {
 
 // staleAgainst names what has changed on the machine since the seed was baked; empty: nothing.
 func staleAgainst(m *api.SeedMeta, host map[string]string) string {
-	for _, part := range hostParts {
+	for _, part := range hostPartsFor(m.GetInfo().GetMode()) {
 		if have := m.GetInfo().GetKey().GetParts()[part]; have != host[part] {
 			return fmt.Sprintf("%s has changed since it was baked", part)
 		}

@@ -65,10 +65,10 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 		return nil, err
 	}
 	if r.Mode == "" {
-		r.Mode = modeClone
+		r.Mode = ModePrestart
 	}
-	if r.Mode != modeClone {
-		return nil, fail(errdefs.ErrInvalidArgument, "mode %q: want %s", r.Mode, modeClone)
+	if r.Mode != ModeClone && r.Mode != ModePrestart {
+		return nil, fail(errdefs.ErrInvalidArgument, "mode %q: want %s or %s", r.Mode, ModePrestart, ModeClone)
 	}
 	o := &order{request: r}
 	var err error
@@ -87,7 +87,7 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	if r.LateMounts, err = cleanLateMounts(r.LateMounts); err != nil {
 		return nil, err
 	}
-	if p.host == nil {
+	if p.host == nil && r.Mode == ModeClone {
 		return nil, fail(errdefs.ErrFailedPrecondition, "%s does not run: install CRIU 4.2 or later, name it in sproutd's configuration (criu = …) and restart sproutd", p.criu.Path)
 	}
 	return o, nil

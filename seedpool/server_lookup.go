@@ -61,7 +61,7 @@ func (p *Pool) lookup(namespace, chain string, key *api.Key) *api.LookupResponse
 	case best.meta.Info.Phase == SeedStale:
 		return &api.LookupResponse{Reason: string(ReasonSeedStale), Detail: best.meta.Info.Name + ": " + best.meta.Info.Reason}
 	}
-	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares), Forks: p.config.Fork.Enabled, Unforkable: p.unforkable(best.seed)}
+	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares), Forks: p.config.Fork.Enabled && !isBooted(best.meta.Info), Unforkable: p.unforkable(best.seed)}
 }
 
 // nearest is the candidate that differs least, one that is ready before one that is not, the newest first. A seed of another image is a candidate only when
@@ -82,7 +82,10 @@ func (p *Pool) nearest(namespace, chain string, key *api.Key) *candidate {
 	p.mu.Unlock()
 	var fits []candidate
 	for _, c := range all {
-		maps.Copy(full.Parts, hostPartsOf(c.meta)) // that they fit is the seed's phase
+		for _, part := range hostParts { // that they fit is the seed's phase
+			delete(full.Parts, part)
+		}
+		maps.Copy(full.Parts, hostPartsOf(c.meta))
 		c.differs = Match(c.meta.Info, full)
 		if len(c.differs) <= 1 || !slices.Contains(c.differs, PartImage) {
 			fits = append(fits, c)

@@ -201,7 +201,7 @@ func TestABakeThatCannotWorkIsRefusedBeforeAnythingIsMade(t *testing.T) {
 		"no name":    {func(r *api.BakeRequest) { r.Name = "" }, "seed name"},
 		"long name":  {func(r *api.BakeRequest) { r.Name = strings.Repeat("x", 65) }, "64"},
 		"namespace":  {func(r *api.BakeRequest) { r.Namespace = "" }, "namespace"},
-		"mode":       {func(r *api.BakeRequest) { r.Mode = "prestart" }, "clone"},
+		"mode":       {func(r *api.BakeRequest) { r.Mode = "copy" }, "clone"},
 		"spec":       {func(r *api.BakeRequest) { r.Spec = []byte("{") }, "spec"},
 		"empty spec": {func(r *api.BakeRequest) { r.Spec = []byte("{}") }, "process"},
 		"readiness":  {func(r *api.BakeRequest) { r.Ready = &api.Readiness{Kind: "ping"} }, "http://"},

@@ -34,6 +34,8 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 	switch {
 	case row.Instance.Cloned:
 		return nil, refuse(ReasonCloned, fail(errdefs.ErrFailedPrecondition, "instance %s was cloned from its seed's template", i.id))
+	case p.isPrestart(i.seed):
+		return nil, refuse(ReasonPrestart, fail(errdefs.ErrFailedPrecondition, "instance %s was booted, and its keeper does not restore", i.id))
 	case row.Instance.Memory != "":
 		return nil, refuse(ReasonSharedMemory, fail(errdefs.ErrFailedPrecondition, "instance %s shares its seed's memory", i.id))
 	}
@@ -198,7 +200,7 @@ func (p *Pool) makeAgain(ctx context.Context, i *instance, row *api.InstanceRow,
 	if err != nil {
 		return nil, err
 	}
-	made, err := k.restore(ctx, &api.MakeRequest{
+	made, err := k.make(ctx, &api.MakeRequest{
 		Id: i.id, Images: filepath.Join(p.paths.SleepDir(i.id), "images"), Overlay: row.Sleeping.Overlay, Cgroup: r.Cgroup,
 		Netns: r.Netns, Ipcns: r.Ipcns, Utsns: r.Utsns, Spec: spec, Dir: p.paths.InstanceDir(i.id),
 		StdioKeys: row.Sleeping.Streams, Streams: r.Streams, AtOnce: true,
@@ -221,7 +223,7 @@ func (p *Pool) keeperOf(ctx context.Context, seedID string) (*keeperConn, error)
 	}
 	lock.Lock()
 	defer lock.Unlock()
-	return p.keepers.get(ctx, seedID)
+	return p.keepers.get(ctx, seedID, false)
 }
 
 // tellSleep tells that an instance was put to sleep or woken.

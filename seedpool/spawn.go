@@ -7,6 +7,10 @@ import (
 )
 
 // spawnKeeper starts the keeper of a seed as a process of its own.
-func (p *Pool) spawnKeeper(ctx context.Context, seed string) error {
-	return keeper.Spawn(ctx, keeper.Config{Seed: seed, Socket: p.paths.KeeperSocket(seed), CRIU: p.criu})
+func (p *Pool) spawnKeeper(ctx context.Context, seed string, boots bool) error {
+	c := keeper.Config{Seed: seed, Socket: p.paths.KeeperSocket(seed)}
+	if !boots {
+		c.CRIU = p.criu
+	}
+	return keeper.Spawn(ctx, c)
 }

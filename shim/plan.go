@@ -111,6 +111,9 @@ func plan(req request, found *api.LookupResponse) []step {
 	case found.Spares == 0:
 		thaw.pass(seedpool.ReasonNoSpare, found.Seed.Name)
 	}
+	if found.GetSeed().GetMode() == seedpool.ModePrestart {
+		restore.pass(seedpool.ReasonPrestart, found.Seed.Name)
+	}
 	if found != nil && found.Unforkable != "" {
 		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
 	}

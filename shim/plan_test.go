@@ -23,6 +23,11 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 	seed := func(spares uint32) *api.LookupResponse {
 		return &api.LookupResponse{Seed: &api.SeedInfo{Id: "s1", Name: "shop"}, Spares: spares}
 	}
+	booted := func(spares uint32) *api.LookupResponse {
+		found := seed(spares)
+		found.Seed.Mode = seedpool.ModePrestart
+		return found
+	}
 	forks := func(found *api.LookupResponse, unforkable string) *api.LookupResponse {
 		found.Forks, found.Unforkable = true, unforkable
 		return found
@@ -61,6 +66,14 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 		{
 			"host network of a clone", plain(func(r *request) { r.netns = hostNamespace("network") }), forks(seed(1), ""),
 			[]step{pass(seedpool.RungThaw, seedpool.ReasonHostNetwork, ""), try(seedpool.RungFork), try(seedpool.RungRestore), try(seedpool.RungCold)},
+		},
+		{
+			"seed whose spares are booted", plain(nil), booted(1),
+			[]step{try(seedpool.RungThaw), pass(seedpool.RungRestore, seedpool.ReasonPrestart, "shop"), try(seedpool.RungCold)},
+		},
+		{
+			"seed whose spares are booted, without one", plain(nil), booted(0),
+			[]step{pass(seedpool.RungThaw, seedpool.ReasonNoSpare, "shop"), pass(seedpool.RungRestore, seedpool.ReasonPrestart, "shop"), try(seedpool.RungCold)},
 		},
 		{"seed without a spare", plain(nil), seed(0), restoreFirst(seedpool.ReasonNoSpare, "shop")},
 		{"host network", plain(func(r *request) { r.netns = hostNamespace("network") }), seed(1), restoreFirst(seedpool.ReasonHostNetwork, "")},

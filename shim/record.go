@@ -126,11 +126,11 @@ func (r *startRecord) passLocked(s step, lost time.Duration) {
 	})
 }
 
-// reached notes the rung that worked. seed is empty for a cold start.
-func (r *startRecord) reached(rung seedpool.Rung, seed string) {
+// reached notes the rung that worked. seed is nil for a cold start.
+func (r *startRecord) reached(rung seedpool.Rung, seed *api.SeedInfo) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.start.Rung, r.start.Seed = string(rung), seed
+	r.start.Rung, r.start.Seed, r.start.Mode = string(rung), seed.GetId(), seed.GetMode()
 }
 
 // finish is called once, when Start has succeeded: it logs the start and, without keeping the caller, writes and reports its record.
@@ -140,7 +140,7 @@ func (r *startRecord) finish(ctx context.Context, pid uint32) {
 	start, took := r.start, r.inShim
 	r.mu.Unlock()
 	fields := log.Fields{
-		"ns": start.Namespace, "id": start.Id, "seed": start.Seed, "rung": start.Rung,
+		"ns": start.Namespace, "id": start.Id, "seed": start.Seed, "rung": start.Rung, "mode": start.Mode,
 		"ms": float64(took.Microseconds()) / 1000,
 	}
 	if n := len(start.Fallbacks); n > 0 {

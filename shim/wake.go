@@ -63,7 +63,7 @@ func (s *wokenTasks) create(ctx context.Context, r *taskAPI.CreateTaskRequest) (
 		// runc reads the same and says it in words that its users know.
 		record.pass(step{seedpool.RungThaw, seedpool.ReasonKeyFailed, err.Error()})
 		record.pass(step{seedpool.RungRestore, seedpool.ReasonKeyFailed, err.Error()})
-		record.reached(seedpool.RungCold, "")
+		record.reached(seedpool.RungCold, nil)
 		return nil, record, nil
 	}
 	task, err := w.down(ctx)
@@ -110,11 +110,11 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 		case seedpool.RungRestore:
 			task, err = w.attempt(ctx, step.rung, (*attempt).restore)
 		case seedpool.RungCold:
-			w.record.reached(seedpool.RungCold, "")
+			w.record.reached(seedpool.RungCold, nil)
 			return nil, ctx.Err()
 		}
 		if err == nil {
-			w.record.reached(step.rung, w.seed.Id)
+			w.record.reached(step.rung, w.seed)
 			return task, nil
 		}
 		reason := reasonOf(step.rung, err)

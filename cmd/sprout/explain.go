@@ -57,7 +57,7 @@ func readStart(p seedpool.Paths, namespace, id string) (*api.Start, error) {
 func explain(w io.Writer, s *api.Start) error {
 	fmt.Fprintf(w, "%s  rung %s, %d fallbacks, %s ms", s.Id, s.Rung, len(s.Fallbacks), millis(total(s)))
 	if s.Seed != "" {
-		fmt.Fprintf(w, ", seed %s", s.Seed)
+		fmt.Fprintf(w, ", seed %s, mode %s", s.Seed, s.Mode)
 	}
 	fmt.Fprintln(w)
 	if len(s.Fallbacks) > 0 {

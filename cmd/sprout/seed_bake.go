@@ -23,15 +23,17 @@ func seedBakeCommand() *cli.Command {
 		ArgsUsage: "[-- ARGS...]",
 		// A mount and a variable may have commas in them, as with ctr.
 		DisableSliceFlagSeparator: true,
-		Description: "The app is booted in a container of its own with a network of its own, made ready, warmed up, stored and tried once.\n" +
-			"A container wakes from the seed when its spec is the one that was baked: give the same options as to `ctr run`.\n" +
-			"All instances wake with the same memory: the same random numbers, cached UUIDs and session keys, until the app draws new ones.\n" +
+		Description: "A container wakes from the seed when its spec is the one that was baked: give the same options as to `ctr run`. There are two modes.\n" +
+			"prestart: each spare is booted on its own, made ready, warmed up and frozen. Nothing random is shared; without a ready spare a start is cold.\n" +
+			"clone: the app is booted once, made ready, warmed up and stored, and all instances wake with that memory: the same random numbers, cached UUIDs\n" +
+			"and session keys, until the app draws new ones. They are made in milliseconds, may share their memory, and need no spare.\n" +
 			"What an instance is it finds in /run/sprout: generation, entropy, env (the late variables) and instance; --after-wake tells it to look.",
 		Flags: append(specFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the seed", Required: true},
 			&cli.StringFlag{Name: "ready", Usage: "`CHECK` that says the app is up: http://:8080/path, tcp://:6379, log=REGEXP, file=PATH, exec=COMMAND", Required: true},
 			&cli.DurationFlag{Name: "ready-timeout", Usage: "how long the app may take", Value: 2 * time.Minute},
-			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken; one is the least a JVM needs to wake quickly", Value: 0},
+			&cli.StringFlag{Name: "mode", Usage: "`MODE` prestart or clone, see above", Value: seedpool.ModePrestart},
+			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken, or a spare is frozen; one is the least a JVM needs to wake quickly", Value: 0},
 			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
 			&cli.StringSliceFlag{Name: "late-mount", Usage: "`PATH` of a mount that may differ or be absent when baked"},
 			&cli.StringFlag{Name: "after-wake", Usage: "`ACTION` that tells the app it was woken, before its start is over: signal=URG, http://:8080/path, exec=COMMAND"},
@@ -71,12 +73,12 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
-	if afterWake == nil {
+	if cmd.String("mode") == seedpool.ModeClone && afterWake == nil {
 		notice("all instances of a seed wake with the same random state, and the app is not told: see \"Who am I?\" in the README")
 	}
 	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
-		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: "clone",
+		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: cmd.String("mode"),
 		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake,
 	})
 	if err != nil {
@@ -88,6 +90,10 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 	}
 	if cmd.Bool("json") {
 		return printJSON(os.Stdout, seed)
+	}
+	if seed.Mode == seedpool.ModePrestart {
+		_, err = fmt.Fprintf(cmd.Root().Writer, "%s: %s, one instance was booted and has answered; `sprout pool set %s --spares N` keeps spares of it\n", seed.Name, seed.Id, seed.Name)
+		return err
 	}
 	_, err = fmt.Fprintf(cmd.Root().Writer, "%s: %s, %d processes, %s of memory, %s of files\n", seed.Name, seed.Id, seed.Processes, bytesText(seed.ImageBytes), bytesText(seed.RootfsBytes))
 	return err

@@ -53,18 +53,22 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"mode", s.Mode},
 		{"phase", phase},
 		{"created", time.Unix(0, s.CreatedUnixNanoseconds).Format(time.RFC3339)},
-		{"memory image", bytesText(s.ImageBytes)},
-		{"pages on disk", pagesText(s.Pages)},
-		{"rootfs layer", bytesText(s.RootfsBytes)},
-		{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
 		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
-		{"forkable", forkText(s)},
 		{"late env", strings.Join(s.LateEnv, " ")},
 		{"late mounts", strings.Join(s.LateMounts, " ")},
 		{"after wake", seedpool.AfterWakeText(s.AfterWake)},
 		{"key parts", names(s.Key.GetParts())},
 		{"key env", names(s.Key.GetEnv())},
 		{"key mounts", names(s.Key.GetMounts())},
+	}
+	if s.Mode == seedpool.ModeClone {
+		rows = append(rows, [][]string{
+			{"memory image", bytesText(s.ImageBytes)},
+			{"pages on disk", pagesText(s.Pages)},
+			{"rootfs layer", bytesText(s.RootfsBytes)},
+			{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
+			{"forkable", forkText(s)},
+		}...)
 	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
 }

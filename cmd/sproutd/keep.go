@@ -16,12 +16,14 @@ func keep(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("sproutd keeper", flag.ContinueOnError)
 	seed := flags.String("seed", "", "id of the seed")
 	socket := flags.String("socket", "", "socket to serve on")
-	criu := flags.String("criu", "criu", "the program")
+	criu := flags.String("criu", "", "the program; empty: instances are booted")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if err := ownMounts(); err != nil {
-		return err
+	if *criu != "" {
+		if err := ownMounts(); err != nil {
+			return err
+		}
 	}
 	// The signals that end sproutd are not for the keeper: its instances would lose their parent.
 	return keeper.Main(context.WithoutCancel(ctx), keeper.Config{Seed: *seed, Socket: *socket, CRIU: restore.CRIU{Path: *criu}})

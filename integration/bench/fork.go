@@ -35,7 +35,7 @@ var (
 func benchFork(ctx context.Context, s *stack.Stack, r *results) error {
 	for _, a := range apps {
 		fmt.Fprintf(os.Stderr, "bench: fork: %s\n", a.name)
-		if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
+		if _, err := s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
 			return err
 		}
 		for _, part := range []func(context.Context, *stack.Stack, *results, app) error{firstReplies, cloneMemory} {

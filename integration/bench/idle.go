@@ -19,7 +19,7 @@ const (
 
 // benchIdle reads the CPU time of every thread of ten frozen spares, waits, and reads it again.
 func benchIdle(ctx context.Context, s *stack.Stack, r *results) error {
-	if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref("python-demo"), "--name", "python", "--ready", "http://:"+port+"/", "--warmup", "10"); err != nil {
+	if _, err := s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--image", stack.Ref("python-demo"), "--name", "python", "--ready", "http://:"+port+"/", "--warmup", "10"); err != nil {
 		return err
 	}
 	if _, err := s.Sprout(ctx, "pool", "set", "python", "--spares", fmt.Sprint(idleSpares), "--wait"); err != nil {

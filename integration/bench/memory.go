@@ -39,7 +39,7 @@ func memoryOf(ctx context.Context, s *stack.Stack, r *results, a app) error {
 	if err := s.RemoveAll(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
+	if _, err := s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
 		return err
 	}
 	// A spare waits until the seed's memory has been read: those that come later share it.

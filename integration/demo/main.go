@@ -84,7 +84,7 @@ type demo struct {
 
 func (d demo) prepare(ctx context.Context) error {
 	ref := strings.TrimSuffix(stack.Ref(image), ":latest")
-	if err := d.show(ctx, "sprout", "seed", "bake", "--image", ref, "--ready", "http://:"+port+"/", "--warmup", warmup, "--name", seed); err != nil {
+	if err := d.show(ctx, "sprout", "seed", "bake", "--mode", "clone", "--image", ref, "--ready", "http://:"+port+"/", "--warmup", warmup, "--name", seed); err != nil {
 		return err
 	}
 	return d.show(ctx, "sprout", "pool", "set", seed, "--spares", spares, "--wait")

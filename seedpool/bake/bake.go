@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 
@@ -95,49 +94,67 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return &b.result, nil
 }
 
-// steps does one step after the other; the error is that of the first which failed.
-func (b *bake) steps(ctx context.Context) *Error {
-	for _, s := range []struct {
-		step Step
-		do   func(context.Context) error
-	}{
-		{StepPrepare, b.prepare}, {StepBoot, b.boot}, {StepReady, b.ready}, {StepWarmup, b.warmup}, {StepSettle, b.settle}, {StepDump, b.dump},
-	} {
+// todo is one step and how it is done.
+type todo struct {
+	step Step
+	do   func(context.Context) error
+}
+
+// inOrder does one step after the other and gives how long each took; the error is that of the first which failed, with the app's last lines.
+func inOrder(ctx context.Context, lastLines func(context.Context) []string, steps []todo) (phases []*api.Phase, _ *Error) {
+	for _, s := range steps {
 		began := time.Now()
 		err := context.Cause(ctx)
 		if err == nil {
-			err = b.progress.during(func() error { return s.do(ctx) })
+			err = s.do(ctx)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				// What was cut short is no cause of its own.
 				err = context.Cause(ctx)
 			}
-			return newError(s.step, err, b.lastLines(ctx))
+			return nil, newError(s.step, err, lastLines(ctx))
 		}
-		b.result.Phases = append(b.result.Phases, &api.Phase{Name: string(s.step), Nanoseconds: int64(time.Since(began))})
+		phases = append(phases, &api.Phase{Name: string(s.step), Nanoseconds: int64(time.Since(began))})
+	}
+	return phases, nil
+}
+
+func (b *bake) steps(ctx context.Context) (err *Error) {
+	steps := []todo{
+		{StepPrepare, b.prepare}, {StepBoot, b.boot}, {StepReady, b.ready}, {StepWarmup, b.warmup}, {StepSettle, b.settle}, {StepDump, b.dump},
+	}
+	for i, s := range steps {
+		steps[i].do = func(ctx context.Context) error { return b.progress.during(func() error { return s.do(ctx) }) }
+	}
+	b.result.Phases, err = inOrder(ctx, b.lastLines, steps)
+	return err
+}
+
+// checkWarmup refuses requests to an app that answers none.
+func checkWarmup(ready Readiness, n int) error {
+	if n > 0 && ready.Kind != HTTP && ready.Kind != TCP {
+		return fmt.Errorf("%d warm-up requests need a readiness of http or tcp, not %s", n, ready.Kind)
 	}
 	return nil
 }
 
 func (b *bake) prepare(context.Context) error {
-	if b.o.Warmup > 0 && b.o.Ready.Kind != HTTP && b.o.Ready.Kind != TCP {
-		return fmt.Errorf("%d warm-up requests need a readiness of http or tcp, not %s", b.o.Warmup, b.o.Ready.Kind)
+	if err := checkWarmup(b.o.Ready, b.o.Warmup); err != nil {
+		return err
 	}
 	m := manifest{ID: b.o.ID, Cgroup: b.o.CgroupPath}
 	if err := m.check(); err != nil {
 		return err
 	}
-	spec, err := adapt(b.o.Spec, b.o.LateMounts, b.o.CgroupPath)
+	spec, err := Adapt(b.o.Spec, b.o.LateMounts, b.o.CgroupPath)
 	if err != nil {
 		return err
 	}
 	b.spec = spec
-	var match *regexp.Regexp
-	if b.o.Ready.Kind == Log {
-		if match, err = regexp.Compile(b.o.Ready.Target); err != nil {
-			return err
-		}
+	match, err := b.o.Ready.match()
+	if err != nil {
+		return err
 	}
 	b.logs = newLogs(match)
 	for _, dir := range []string{b.o.Dir, b.o.ImagesDir} {

@@ -61,13 +61,7 @@ func (s *streams) closeTheirs() error {
 
 // newContainer opens what the container needs: a fresh network namespace and the pipes.
 func newContainer(id, dir, runcPath string, user specs.User, l *logs) (*container, error) {
-	c := &container{id: id, dir: dir, logs: l, runc: &runc.Runc{
-		Command:   runcPath,
-		Root:      filepath.Join(dir, "runc"),
-		Log:       filepath.Join(dir, "runc.log"),
-		LogFormat: runc.JSON,
-		Setpgid:   true,
-	}}
+	c := &container{id: id, dir: dir, logs: l, runc: newRunc(dir, runcPath)}
 	netns, err := linux.NewNetNS()
 	if err != nil {
 		return nil, err
@@ -84,18 +78,14 @@ func newContainer(id, dir, runcPath string, user specs.User, l *logs) (*containe
 	return c, nil
 }
 
+// newRunc keeps runc's state and its log in the container's directory.
+func newRunc(dir, path string) *runc.Runc {
+	return &runc.Runc{Command: path, Root: filepath.Join(dir, "runc"), Log: filepath.Join(dir, "runc.log"), LogFormat: runc.JSON, Setpgid: true}
+}
+
 // boot starts the container over the overlay and returns when the app runs.
 func (c *container) boot(ctx context.Context, adapted *specs.Spec, overlay []string) error {
-	// runc opens the path in a process of its own: through our /proc it finds the namespace, which has no other name.
-	spec, err := withNetNS(adapted, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.netns.Fd()))
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(spec)
-	if err != nil {
-		return fmt.Errorf("encode spec: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), data, 0o600); err != nil {
+	if err := c.writeConfig(adapted); err != nil {
 		return err
 	}
 	c.gone = make(chan struct{})
@@ -103,7 +93,7 @@ func (c *container) boot(ctx context.Context, adapted *specs.Spec, overlay []str
 	c.kill = kill
 	started := make(chan int, 1)
 	go func() {
-		c.status, c.err = c.run(running, overlay, started)
+		c.status, c.err = c.run(running, overlay, &runc.CreateOpts{IO: c.streams, PidFile: c.pidFile(), Started: started})
 		close(c.gone)
 	}()
 	select {
@@ -116,8 +106,23 @@ func (c *container) boot(ctx context.Context, adapted *specs.Spec, overlay []str
 	return c.booted(ctx)
 }
 
-// run is `runc run` in a mount namespace where only it and its container see the overlay. It returns when the container has ended.
-func (c *container) run(ctx context.Context, overlay []string, started chan<- int) (status int, err error) {
+// writeConfig writes the spec for runc, with our network namespace in it.
+func (c *container) writeConfig(adapted *specs.Spec) error {
+	// runc opens the path in a process of its own: through our /proc it finds the namespace, which has no other name.
+	spec, err := withNetNS(adapted, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.netns.Fd()))
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	return os.WriteFile(filepath.Join(c.dir, "config.json"), data, 0o600)
+}
+
+// run is `runc run` in a mount namespace where only it and its container see the overlay. It returns when the container has ended or, if it is to be detached,
+// runs.
+func (c *container) run(ctx context.Context, overlay []string, o *runc.CreateOpts) (status int, err error) {
 	err = linux.Enter(nil, func() error {
 		if err := linux.PrivateMounts(); err != nil {
 			return fmt.Errorf("make mount namespace: %w", err)
@@ -125,7 +130,7 @@ func (c *container) run(ctx context.Context, overlay []string, started chan<- in
 		if err := linux.Overlay(filepath.Join(c.dir, "rootfs"), overlay); err != nil {
 			return err
 		}
-		status, err = c.runc.Run(ctx, c.id, c.dir, &runc.CreateOpts{IO: c.streams, PidFile: c.pidFile(), Started: started})
+		status, err = c.runc.Run(ctx, c.id, c.dir, o)
 		return err
 	})
 	return status, err

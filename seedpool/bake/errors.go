@@ -10,7 +10,7 @@ import (
 // Step is a part of a bake; the words are those of api.BakeEvent.
 type Step string
 
-// The steps, in order. Clean reports nothing of its own: it is seen only in errors.
+// The steps, in order: a bake ends with dump, the boot of a spare with hold. Clean reports nothing of its own: it is seen only in errors.
 const (
 	StepPrepare Step = "prepare"
 	StepBoot    Step = "boot"
@@ -18,6 +18,7 @@ const (
 	StepWarmup  Step = "warmup"
 	StepSettle  Step = "settle"
 	StepDump    Step = "dump"
+	StepHold    Step = "hold"
 	StepClean   Step = "clean"
 )
 
@@ -29,6 +30,7 @@ var purpose = map[Step]string{
 	StepWarmup:  "warm up app",
 	StepSettle:  "let the app settle",
 	StepDump:    "dump container",
+	StepHold:    "freeze app",
 	StepClean:   "remove bake",
 }
 

@@ -14,7 +14,7 @@ func TestPodMemoryIsBakedAlsoWhereItIsDeclaredLate(t *testing.T) {
 		Linux:   &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}},
 		Mounts:  []specs.Mount{{Destination: podMemory.Destination, Type: "bind", Source: "/pods/a/shm"}},
 	}
-	got, err := adapt(asked, []string{podMemory.Destination}, "/c")
+	got, err := Adapt(asked, []string{podMemory.Destination}, "/c")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,14 @@ func (r Readiness) timeout() time.Duration {
 	return r.Timeout
 }
 
+// match is the expression that a line of the log must match; nil: readiness is another.
+func (r Readiness) match() (*regexp.Regexp, error) {
+	if r.Kind != Log {
+		return nil, nil
+	}
+	return regexp.Compile(r.Target)
+}
+
 // split separates kind and target without judging them. The target of http keeps its scheme.
 func split(s string) (Kind, string) {
 	if scheme, rest, ok := strings.Cut(s, "://"); ok && !strings.Contains(scheme, "=") {

@@ -40,10 +40,10 @@ func addIdentity(spec *specs.Spec, lateMounts []string) {
 	}
 }
 
-// adapt gives the spec under which the app is baked: its own copy, without what an instance gets later (late mounts, hooks), with
+// Adapt gives the spec under which the app is baked: its own copy, without what an instance gets later (late mounts, hooks), with
 // IdentityDir, the cgroup of the bake and network, IPC and UTS namespaces of its own. The hostname and the resources stay as asked. A spec whose image
 // could not be woken elsewhere is refused.
-func adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, error) {
+func Adapt(asked *specs.Spec, lateMounts []string, cgroup string) (*specs.Spec, error) {
 	if err := refuse(asked); err != nil {
 		return nil, err
 	}

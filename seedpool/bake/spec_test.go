@@ -39,7 +39,7 @@ func someSpec() *specs.Spec {
 
 func TestSpecIsAdaptedForTheBake(t *testing.T) {
 	asked := someSpec()
-	got, err := adapt(asked, []string{"/data/"}, "/sprout/bakes/b1")
+	got, err := Adapt(asked, []string{"/data/"}, "/sprout/bakes/b1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestIdentityGoesWhereNothingElseIs(t *testing.T) {
 	} {
 		asked := someSpec()
 		asked.Mounts = append(asked.Mounts, specs.Mount{Destination: c.mount, Type: "tmpfs", Source: "tmpfs"})
-		adapted, err := adapt(asked, []string{c.late}, "/x")
+		adapted, err := Adapt(asked, []string{c.late}, "/x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestAppOfAPodIsBakedWithNamespacesAndMemoryOfItsOwn(t *testing.T) {
 	asked := someSpec()
 	asked.Linux.Namespaces[1].Path, asked.Linux.Namespaces[2].Path = "/proc/9/ns/ipc", "/proc/9/ns/uts"
 	asked.Mounts = append(asked.Mounts, specs.Mount{Destination: "/dev/shm/", Type: "bind", Source: "/run/pod/shm", Options: []string{"rbind"}})
-	got, err := adapt(asked, nil, "/x")
+	got, err := Adapt(asked, nil, "/x")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestAppOfAPodIsBakedWithNamespacesAndMemoryOfItsOwn(t *testing.T) {
 func TestHostNetworkIsReplacedByAFreshOne(t *testing.T) {
 	asked := someSpec()
 	asked.Linux.Namespaces = asked.Linux.Namespaces[:4]
-	adapted, err := adapt(asked, nil, "/x")
+	adapted, err := Adapt(asked, nil, "/x")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,11 +133,11 @@ func TestSpecThatNoImageCarriesIsRefused(t *testing.T) {
 	} {
 		spec := someSpec()
 		change(spec)
-		if _, err := adapt(spec, nil, "/x"); err == nil || !strings.Contains(err.Error(), reason) {
+		if _, err := Adapt(spec, nil, "/x"); err == nil || !strings.Contains(err.Error(), reason) {
 			t.Errorf("%s: error %v", reason, err)
 		}
 	}
-	if _, err := adapt(nil, nil, "/x"); err == nil {
+	if _, err := Adapt(nil, nil, "/x"); err == nil {
 		t.Error("no spec at all was accepted")
 	}
 }

@@ -1,8 +1,10 @@
 // Package keeper is the process that holds one seed in RAM: the parent of every instance made from it. There is one keeper for each seed in use; it is a
 // child of sproutd only by birth and lives on when sproutd is restarted or killed.
 //
-// Life of a keeper: Spawn starts `sproutd keeper` in a session and a mount namespace of its own; Main prepares the namespace for CRIU, serves the Keeper
-// service on its socket, and says so to Spawn. Make turns the seed's image into a frozen instance. Retire lets the keeper end with its last instance.
+// Life of a keeper: Spawn starts `sproutd keeper` in a session and, if it is to restore, a mount namespace of its own; Main prepares that for CRIU, serves the Keeper
+// service on its socket, and says so to Spawn. Make makes a frozen instance. Retire lets the keeper end with its last instance.
+//
+// The keeper of a seed whose instances are booted, one by one (mode prestart), has runc make each, adopts it, and has no template, no shared memory and no CRIU.
 //
 // Life of the seed's memory: the first request for an instance that shares its memory has a hot image made, once; it is there as long as the keeper, and each
 // instance's own memory beside it is served until the instance has ended. An instance that cannot share, and one that somebody waits for while the image

@@ -104,8 +104,11 @@ func isSame(path string, door os.FileInfo) bool {
 	return err == nil && os.SameFile(now, door)
 }
 
-// prepare makes the mount namespace, which Spawn has made our own, fit for CRIU.
+// prepare makes the mount namespace, which Spawn has made our own, fit for CRIU. What is booted becomes a child of ours when runc lets go of it.
 func prepare(c Config) error {
+	if c.boots() {
+		return linux.AdoptOrphans()
+	}
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
 		return err
@@ -145,6 +148,9 @@ func clean(c Config) error {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
+	}
+	if c.boots() {
+		return errors.Join(append(errs, os.Remove(c.Socket+".lock"))...)
 	}
 	// Mounts below the directory are in our namespace alone; what others see is an empty tree.
 	for _, path := range []string{filepath.Join(c.Socket+".d", "run")} {

@@ -37,13 +37,17 @@ type making struct {
 	unshared *api.Fallback
 }
 
-// makeInstance restores the image of a request. After an error nothing of the instance is left but files in its directory.
+// makeInstance restores the image of a request, or boots. After an error nothing of the instance is left but files in its directory.
 func (s *server) makeInstance(ctx context.Context, r *api.MakeRequest) (*making, error) {
 	c := s.config
 	m := &making{config: c, heat: &s.heat, templates: s.templates, request: r, made: newInstance(c, r)}
 	defer m.close()
 	err := m.prepare()
-	if err == nil {
+	switch {
+	case err != nil:
+	case r.Boot != nil:
+		err = m.boot(ctx)
+	default:
 		err = m.restore(ctx)
 	}
 	if err != nil {

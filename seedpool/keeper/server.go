@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/status"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -52,7 +53,7 @@ func newServer(c Config) *server {
 
 var _ api.KeeperService = (*server)(nil)
 
-// Make restores one instance, frozen.
+// Make makes one instance, frozen.
 func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeResponse, err error) {
 	defer func() { err = errgrpc.ToGRPC(err) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -63,6 +64,9 @@ func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeRespo
 	m, err := s.make(ctx, r)
 	if err != nil {
 		s.finish(r.Id, nil)
+		if _, said := status.FromError(err); said {
+			return nil, err
+		}
 		return nil, fmt.Errorf("make instance %s of seed %s: %w", r.Id, s.config.Seed, err)
 	}
 	s.finish(r.Id, m.made)

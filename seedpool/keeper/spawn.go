@@ -20,9 +20,12 @@ type Config struct {
 	Seed string
 	// Socket is where the keeper serves; Socket+".d" is its directory, Socket+".log" its log.
 	Socket string
-	// CRIU restores.
+	// CRIU restores; without a path the keeper does not restore: it boots.
 	CRIU restore.CRIU
 }
+
+// boots says whether the instances are booted. Their bind mounts are those that sproutd sees: such a keeper stays in its mount namespace.
+func (c Config) boots() bool { return c.CRIU.Path == "" }
 
 // Args is the command line that Main's caller parses back into a Config.
 func (c Config) Args() []string {
@@ -62,7 +65,10 @@ func Spawn(ctx context.Context, c Config) error {
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs, root}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if !c.boots() {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
+	}
 	err = cmd.Start()
 	_ = theirs.Close()
 	if err != nil {

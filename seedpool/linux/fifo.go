@@ -77,3 +77,27 @@ func InheritFifo(path string, write bool) (*os.File, error) {
 		return os.NewFile(uintptr(fd), path), nil
 	}
 }
+
+// DrainFifo reads and drops what is in a pipe that was opened with ReadFifo, and does not wait for more.
+func DrainFifo(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 64<<10)
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		for {
+			n, err := unix.Read(int(fd), buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN), err == nil && n == 0:
+				return
+			case err != nil:
+				failed = os.NewSyscallError("read", err)
+				return
+			}
+		}
+	})
+	return errors.Join(err, failed)
+}

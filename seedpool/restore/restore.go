@@ -331,29 +331,6 @@ func (r *restoring) undo() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
-	return errors.Join(r.reap(ctx), r.o.Cgroup.WaitEmpty(ctx), r.o.Cgroup.SetFrozen(false))
-}
-
-// reap waits for the children that CRIU has made for us and has not named: their pids would be taken as long as we live.
-func (r *restoring) reap(ctx context.Context) error {
-	children, err := linux.Children(os.Getpid())
-	if err != nil {
-		return err
-	}
-	for _, pid := range children {
-		if path, err := linux.UnifiedPath(pid); err != nil || path != filepath.Clean(r.o.Cgroup.Path) {
-			continue
-		}
-		p, err := linux.OpenPidfd(pid)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(p.Wait(ctx), p.Close()); err != nil {
-			return err
-		}
-		if _, err := syscall.Wait4(pid, nil, syscall.WNOHANG, nil); err != nil {
-			return fmt.Errorf("reap process %d: %w", pid, err)
-		}
-	}
-	return nil
+	// The children that CRIU has made for us and has not named: their pids would be taken as long as we live.
+	return errors.Join(linux.ReapIn(ctx, r.o.Cgroup), r.o.Cgroup.WaitEmpty(ctx), r.o.Cgroup.SetFrozen(false))
 }

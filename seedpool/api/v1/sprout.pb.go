@@ -1616,7 +1616,9 @@ type Start struct {
 	// Where the shim serves Tasks.
 	ShimAddress string `protobuf:"bytes,11,opt,name=shim_address,json=shimAddress,proto3" json:"shim_address,omitempty"`
 	// What has become of it by sleeping; none: it never slept.
-	Rest          *Rest `protobuf:"bytes,12,opt,name=rest,proto3" json:"rest,omitempty"`
+	Rest *Rest `protobuf:"bytes,12,opt,name=rest,proto3" json:"rest,omitempty"`
+	// That of the seed; empty: it was started cold.
+	Mode          string `protobuf:"bytes,13,opt,name=mode,proto3" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1733,6 +1735,13 @@ func (x *Start) GetRest() *Rest {
 		return x.Rest
 	}
 	return nil
+}
+
+func (x *Start) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
 }
 
 // Rest is what a container has slept.
@@ -2314,7 +2323,9 @@ type SeedMeta struct {
 	// The steps of the bake and how long they took.
 	Phases []*Phase `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
 	// Its memory is in the page store, not in its directory.
-	Paged         bool `protobuf:"varint,6,opt,name=paged,proto3" json:"paged,omitempty"`
+	Paged bool `protobuf:"varint,6,opt,name=paged,proto3" json:"paged,omitempty"`
+	// How spares of a prestart seed are booted; none: those of a clone seed come from its images.
+	Boot          *Boot `protobuf:"bytes,7,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2391,6 +2402,76 @@ func (x *SeedMeta) GetPaged() bool {
 	return false
 }
 
+func (x *SeedMeta) GetBoot() *Boot {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+// Boot is how an instance is booted on its own.
+type Boot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ready *Readiness             `protobuf:"bytes,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Requests sent to the readiness URL once it answers.
+	Warmup uint32 `protobuf:"varint,2,opt,name=warmup,proto3" json:"warmup,omitempty"`
+	// The program; set by sproutd when it asks a keeper.
+	Runc          string `protobuf:"bytes,3,opt,name=runc,proto3" json:"runc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Boot) Reset() {
+	*x = Boot{}
+	mi := &file_sprout_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Boot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Boot) ProtoMessage() {}
+
+func (x *Boot) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Boot.ProtoReflect.Descriptor instead.
+func (*Boot) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Boot) GetReady() *Readiness {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
+func (x *Boot) GetWarmup() uint32 {
+	if x != nil {
+		return x.Warmup
+	}
+	return 0
+}
+
+func (x *Boot) GetRunc() string {
+	if x != nil {
+		return x.Runc
+	}
+	return ""
+}
+
 // PoolRow is what is kept of a pool, by seed.
 type PoolRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2403,7 +2484,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2496,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2509,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -2471,7 +2552,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2564,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2577,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -2590,7 +2671,7 @@ type Sleeping struct {
 
 func (x *Sleeping) Reset() {
 	*x = Sleeping{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2683,7 @@ func (x *Sleeping) String() string {
 func (*Sleeping) ProtoMessage() {}
 
 func (x *Sleeping) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2696,7 @@ func (x *Sleeping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sleeping.ProtoReflect.Descriptor instead.
 func (*Sleeping) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Sleeping) GetWhole() bool {
@@ -2656,7 +2737,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2749,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2762,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Refusal) GetReason() string {
@@ -2704,7 +2785,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2797,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2810,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Readiness) GetKind() string {
@@ -2775,7 +2856,7 @@ type BakeRequest struct {
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2868,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2881,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -2894,7 +2975,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +2987,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +3000,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -2967,7 +3048,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3060,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3073,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -3011,7 +3092,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3023,7 +3104,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3036,7 +3117,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -3057,7 +3138,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3069,7 +3150,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3082,7 +3163,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -3119,7 +3200,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3212,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3225,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -3198,7 +3279,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +3291,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3223,7 +3304,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -3326,7 +3407,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3419,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3432,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -3370,7 +3451,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3463,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3476,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{43}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -3416,7 +3497,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3509,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3522,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{44}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -3467,7 +3548,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +3560,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +3573,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{45}
+	return file_sprout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -3512,7 +3593,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3605,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3618,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{46}
+	return file_sprout_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EventsRequest) GetNamespace() string {
@@ -3571,7 +3652,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3664,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3677,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{47}
+	return file_sprout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Event) GetAtUnixNanoseconds() int64 {
@@ -3672,7 +3753,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +3765,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +3778,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{48}
+	return file_sprout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -3716,7 +3797,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +3809,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +3822,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{49}
+	return file_sprout_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -3776,7 +3857,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3869,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3882,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{50}
+	return file_sprout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -3878,7 +3959,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3890,7 +3971,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3903,7 +3984,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{51}
+	return file_sprout_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3936,7 +4017,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4029,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4042,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{52}
+	return file_sprout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -3996,14 +4077,16 @@ type MakeRequest struct {
 	Ipcns    string         `protobuf:"bytes,12,opt,name=ipcns,proto3" json:"ipcns,omitempty"`
 	Utsns    string         `protobuf:"bytes,13,opt,name=utsns,proto3" json:"utsns,omitempty"`
 	// Where the pipes of stdio_keys can be opened; none: the keeper makes new ones.
-	Streams       []string `protobuf:"bytes,14,rep,name=streams,proto3" json:"streams,omitempty"`
+	Streams []string `protobuf:"bytes,14,rep,name=streams,proto3" json:"streams,omitempty"`
+	// Boot it; else it is cloned or restored.
+	Boot          *Boot `protobuf:"bytes,15,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4098,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4111,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{53}
+	return file_sprout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -4129,6 +4212,13 @@ func (x *MakeRequest) GetStreams() []string {
 	return nil
 }
 
+func (x *MakeRequest) GetBoot() *Boot {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
 type DumpRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4146,7 +4236,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4158,7 +4248,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4171,7 +4261,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{54}
+	return file_sprout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DumpRequest) GetId() string {
@@ -4226,7 +4316,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4328,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4341,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{55}
+	return file_sprout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DumpResponse) GetBytes() uint64 {
@@ -4280,7 +4370,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4292,7 +4382,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4305,7 +4395,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{56}
+	return file_sprout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -4334,7 +4424,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4346,7 +4436,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4359,7 +4449,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{57}
+	return file_sprout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -4394,7 +4484,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4406,7 +4496,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4419,7 +4509,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{58}
+	return file_sprout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -4572,7 +4662,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04rung\x18\x01 \x01(\tR\x04rung\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12 \n" +
-	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\x87\x03\n" +
+	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\x9b\x03\n" +
 	"\x05Start\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -4586,7 +4676,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05ahead\x18\n" +
 	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\x12!\n" +
 	"\fshim_address\x18\v \x01(\tR\vshimAddress\x12#\n" +
-	"\x04rest\x18\f \x01(\v2\x0f.sprout.v1.RestR\x04rest\"\xa4\x01\n" +
+	"\x04rest\x18\f \x01(\v2\x0f.sprout.v1.RestR\x04rest\x12\x12\n" +
+	"\x04mode\x18\r \x01(\tR\x04mode\"\xa4\x01\n" +
 	"\x04Rest\x12\x16\n" +
 	"\x06asleep\x18\x01 \x01(\bR\x06asleep\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12.\n" +
@@ -4641,7 +4732,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06unique\x18\x03 \x01(\x04R\x06unique\x12\x16\n" +
 	"\x06shared\x18\x04 \x01(\x04R\x06shared\x12!\n" +
 	"\funique_bytes\x18\x05 \x01(\x04R\vuniqueBytes\x12!\n" +
-	"\fshared_bytes\x18\x06 \x01(\x04R\vsharedBytes\"\xd9\x01\n" +
+	"\fshared_bytes\x18\x06 \x01(\x04R\vsharedBytes\"\xfe\x01\n" +
 	"\bSeedMeta\x12'\n" +
 	"\x04info\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04info\x12\x19\n" +
 	"\bchain_id\x18\x02 \x01(\tR\achainId\x12\x1d\n" +
@@ -4649,7 +4740,12 @@ const file_sprout_proto_rawDesc = "" +
 	"stdio_keys\x18\x03 \x03(\tR\tstdioKeys\x12*\n" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
 	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
-	"\x05paged\x18\x06 \x01(\bR\x05paged\"/\n" +
+	"\x05paged\x18\x06 \x01(\bR\x05paged\x12#\n" +
+	"\x04boot\x18\a \x01(\v2\x0f.sprout.v1.BootR\x04boot\"^\n" +
+	"\x04Boot\x12*\n" +
+	"\x05ready\x18\x01 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12\x16\n" +
+	"\x06warmup\x18\x02 \x01(\rR\x06warmup\x12\x12\n" +
+	"\x04runc\x18\x03 \x01(\tR\x04runc\"/\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\"\x90\x03\n" +
@@ -4768,7 +4864,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xef\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x94\x03\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -4785,7 +4881,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\btemplate\x18\v \x01(\v2\x18.sprout.v1.TemplatePlaceR\btemplate\x12\x14\n" +
 	"\x05ipcns\x18\f \x01(\tR\x05ipcns\x12\x14\n" +
 	"\x05utsns\x18\r \x01(\tR\x05utsns\x12\x18\n" +
-	"\astreams\x18\x0e \x03(\tR\astreams\"\x91\x01\n" +
+	"\astreams\x18\x0e \x03(\tR\astreams\x12#\n" +
+	"\x04boot\x18\x0f \x01(\v2\x0f.sprout.v1.BootR\x04boot\"\x91\x01\n" +
 	"\vDumpRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x12\n" +
@@ -4854,7 +4951,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -4886,43 +4983,44 @@ var file_sprout_proto_goTypes = []any{
 	(*AfterWake)(nil),             // 27: sprout.v1.AfterWake
 	(*PagesUsage)(nil),            // 28: sprout.v1.PagesUsage
 	(*SeedMeta)(nil),              // 29: sprout.v1.SeedMeta
-	(*PoolRow)(nil),               // 30: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 31: sprout.v1.InstanceRow
-	(*Sleeping)(nil),              // 32: sprout.v1.Sleeping
-	(*Refusal)(nil),               // 33: sprout.v1.Refusal
-	(*Readiness)(nil),             // 34: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 35: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 36: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 37: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 38: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 39: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 40: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 41: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 42: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 43: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 44: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 45: sprout.v1.ListStartsResponse
-	(*EventsRequest)(nil),         // 46: sprout.v1.EventsRequest
-	(*Event)(nil),                 // 47: sprout.v1.Event
-	(*UsageRequest)(nil),          // 48: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 49: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 50: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 51: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 52: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 53: sprout.v1.MakeRequest
-	(*DumpRequest)(nil),           // 54: sprout.v1.DumpRequest
-	(*DumpResponse)(nil),          // 55: sprout.v1.DumpResponse
-	(*TemplatePlace)(nil),         // 56: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 57: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 58: sprout.v1.ListInstancesResponse
-	nil,                           // 59: sprout.v1.Key.PartsEntry
-	nil,                           // 60: sprout.v1.Key.EnvEntry
-	nil,                           // 61: sprout.v1.Key.MountsEntry
+	(*Boot)(nil),                  // 30: sprout.v1.Boot
+	(*PoolRow)(nil),               // 31: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 32: sprout.v1.InstanceRow
+	(*Sleeping)(nil),              // 33: sprout.v1.Sleeping
+	(*Refusal)(nil),               // 34: sprout.v1.Refusal
+	(*Readiness)(nil),             // 35: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 36: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 37: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 38: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 39: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 40: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 41: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 42: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 43: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 44: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 45: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 46: sprout.v1.ListStartsResponse
+	(*EventsRequest)(nil),         // 47: sprout.v1.EventsRequest
+	(*Event)(nil),                 // 48: sprout.v1.Event
+	(*UsageRequest)(nil),          // 49: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 50: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 51: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 52: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 53: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 54: sprout.v1.MakeRequest
+	(*DumpRequest)(nil),           // 55: sprout.v1.DumpRequest
+	(*DumpResponse)(nil),          // 56: sprout.v1.DumpResponse
+	(*TemplatePlace)(nil),         // 57: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 58: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 59: sprout.v1.ListInstancesResponse
+	nil,                           // 60: sprout.v1.Key.PartsEntry
+	nil,                           // 61: sprout.v1.Key.EnvEntry
+	nil,                           // 62: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	59, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	60, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	61, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	60, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	61, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	62, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	26, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -4945,84 +5043,87 @@ var file_sprout_proto_depIdxs = []int32{
 	28, // 22: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
 	27, // 23: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
 	26, // 24: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	34, // 25: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	35, // 25: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
 	20, // 26: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	6,  // 27: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	32, // 28: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
-	34, // 29: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	27, // 30: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
-	26, // 31: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	26, // 32: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	41, // 33: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	22, // 34: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	50, // 35: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	56, // 36: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	20, // 37: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
-	6,  // 38: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	20, // 39: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	21, // 40: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 41: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 42: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 43: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 44: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 45: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 46: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	19, // 47: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	12, // 48: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
-	14, // 49: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
-	24, // 50: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	15, // 51: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
-	17, // 52: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
-	35, // 53: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	37, // 54: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	25, // 55: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	25, // 56: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	25, // 57: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	40, // 58: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	42, // 59: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	44, // 60: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	48, // 61: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	46, // 62: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
-	0,  // 63: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	53, // 64: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	52, // 65: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	54, // 66: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
-	52, // 67: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 68: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 69: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 70: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 71: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 72: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 73: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 74: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 75: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	13, // 76: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
-	10, // 77: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
-	0,  // 78: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	16, // 79: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
-	18, // 80: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
-	36, // 81: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	38, // 82: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	26, // 83: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	39, // 84: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 85: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	41, // 86: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	43, // 87: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	45, // 88: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	49, // 89: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	47, // 90: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	51, // 91: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	57, // 92: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 93: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	55, // 94: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
-	0,  // 95: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	58, // 96: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 97: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	70, // [70:98] is the sub-list for method output_type
-	42, // [42:70] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	30, // 27: sprout.v1.SeedMeta.boot:type_name -> sprout.v1.Boot
+	35, // 28: sprout.v1.Boot.ready:type_name -> sprout.v1.Readiness
+	6,  // 29: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	33, // 30: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
+	35, // 31: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	27, // 32: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	26, // 33: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	26, // 34: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	42, // 35: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	22, // 36: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	51, // 37: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	57, // 38: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	30, // 39: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
+	20, // 40: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 41: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	20, // 42: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	21, // 43: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 44: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 45: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 46: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 47: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 48: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 49: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	19, // 50: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	12, // 51: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
+	14, // 52: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
+	24, // 53: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	15, // 54: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
+	17, // 55: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
+	36, // 56: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	38, // 57: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	25, // 58: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	25, // 59: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	25, // 60: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	41, // 61: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	43, // 62: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	45, // 63: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	49, // 64: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	47, // 65: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 66: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	54, // 67: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	53, // 68: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	55, // 69: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
+	53, // 70: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 71: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 72: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 73: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 74: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 75: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 76: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 77: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 78: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 79: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 80: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	0,  // 81: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	16, // 82: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 83: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	37, // 84: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	39, // 85: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	26, // 86: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	40, // 87: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 88: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	42, // 89: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	44, // 90: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	46, // 91: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	50, // 92: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	48, // 93: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	52, // 94: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	58, // 95: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 96: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	56, // 97: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 98: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	59, // 99: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 100: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	73, // [73:101] is the sub-list for method output_type
+	45, // [45:73] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -5036,7 +5137,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
