@@ -18,7 +18,6 @@ import (
 	taskAPI "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/ttrpc"
-	"golang.org/x/sys/unix"
 
 	"github.com/sproutrun/sprout/seedpool"
 	"github.com/sproutrun/sprout/seedpool/linux"
@@ -223,7 +222,7 @@ func TestIdleShimRefusesToStandInForALauncherThatPassesOnSomethingElse(t *testin
 // otherHangup returns a command that turns round what this process does with SIGHUP, which nohup ignores: a Go program keeps
 // no other signal than SIGHUP and SIGINT ignored (os/signal).
 func otherHangup() []string {
-	if signal.Ignored(unix.SIGHUP) {
+	if signal.Ignored(syscall.SIGHUP) {
 		return []string{"env", "--default-signal=HUP"}
 	}
 	return []string{"env", "--ignore-signal=HUP"}

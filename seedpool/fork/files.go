@@ -41,6 +41,9 @@ func (i *inspector) readFile(process *linux.Pidfd, fd int) (f File, err error) {
 	for _, line := range n.unknown {
 		i.refuse(CodeLocked, "", "descriptor %d (%s) has %q", fd, target, line)
 	}
+	if n.flags&syscall.O_ASYNC != 0 {
+		i.refuse(CodeFile, "", "descriptor %d (%s) sends signals by itself (O_ASYNC)", fd, target)
+	}
 	switch {
 	case target == "anon_inode:[eventfd]":
 		f.Kind, f.Count, f.Semaphore = KindEvent, n.count, n.semaphore

@@ -32,13 +32,17 @@ type Template struct {
 // ErrRefused means that a process cannot be cloned. The error is a *RefusedError.
 var ErrRefused = errors.New("process cannot be cloned")
 
-// RefusedError lists why.
+// RefusedError lists why, and what can be done about it.
 type RefusedError struct{ Refusals []Refusal }
 
 func (e *RefusedError) Error() string {
 	var all []string
 	for _, r := range e.Refusals {
-		all = append(all, string(r.Code)+": "+r.What)
+		what := string(r.Code) + ": " + r.What
+		if r.Fix != "" {
+			what += " (" + r.Fix + ")"
+		}
+		all = append(all, what)
 	}
 	return ErrRefused.Error() + ": " + strings.Join(all, "; ")
 }
