@@ -28,13 +28,18 @@ demo: ## show Tomcat started cold, and woken
 .PHONY: test
 test: ## run all tests, against real containerd, runc and CRIU
 	@$(MAKE) --no-print-directory -j3 tools images build
-	go test -p 2 -count=1 -timeout 20m $$(go list ./... | grep -v '/integration$$')
+	go test -p 2 -count=1 -timeout 20m $$(go list ./... | grep -Ev '/integration(/kube)?$$')
 	go test -count=1 -timeout 20m ./integration
 
 # The same test is part of make test, with fewer kills.
 .PHONY: crash
 crash: ## kill sproutd 200 times at random points; SPROUT_KILLS_SEED=N has the same points again
 	SPROUT_KILLS=$${SPROUT_KILLS:-200} go test -count=1 -timeout 10m -run TestRandomKills -v ./seedpool
+
+.PHONY: kube-test
+kube-test: ## run pods of a real Kubernetes, which is built first: five minutes
+	@$(MAKE) --no-print-directory -j3 tools images build kubernetes
+	go test -count=1 -v -timeout 30m ./integration/kube
 
 .PHONY: check
 check: dev generate ## run formatters, linters, the import rule; see that generated files are up to date
@@ -69,7 +74,7 @@ install: ## install binaries, reseeding aids, systemd unit and a directory for t
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' contrib/systemd/sproutd.service > $(DESTDIR)/etc/systemd/system/sproutd.service
 
 # Parts of the above. Debian packages come first and alone: the others need them, and dpkg allows one at a time.
-.PHONY: packages tools images dev
+.PHONY: packages tools images dev kubernetes
 packages:
 	@integration/tools/install.sh packages
 tools: packages
@@ -78,3 +83,5 @@ images: packages
 	@integration/images/build.sh $(IMAGES)
 dev: packages
 	@integration/tools/install.sh dev
+kubernetes: packages
+	@integration/tools/install.sh etcd kubernetes

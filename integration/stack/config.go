@@ -30,7 +30,9 @@ disabled_plugins = [%s"io.containerd.nri.v1.nri",
 [proxy_plugins.%s]
   type = "snapshot"
   address = %q
-`, s.path("root"), s.path("state"), disabled, s.Address(), s.path("containerd.ttrpc"), Snapshotter, s.path("run/snapshotter.sock"))
+  [proxy_plugins.%s.exports]
+    root = %q
+`, s.path("root"), s.path("state"), disabled, s.Address(), s.path("containerd.ttrpc"), Snapshotter, s.path("run/snapshotter.sock"), Snapshotter, s.path("lib/snapshots"))
 	if err := os.WriteFile(s.path("containerd.toml"), []byte(containerd+pods), 0o600); err != nil {
 		return err
 	}

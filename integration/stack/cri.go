@@ -20,6 +20,8 @@ const (
 	SandboxImage = "tiny-demo"
 	// RuntimeHandler is what a pod names to be run by sprout.
 	RuntimeHandler = "sprout"
+	// RuncHandler is what it is compared with.
+	RuncHandler = "runc"
 )
 
 // noCRI are the plugins that a stack without pods does without.
@@ -32,8 +34,8 @@ func (s *Stack) configureCRI() (disabled, pods string, err error) {
 		return noCRI, "", nil
 	}
 	network := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-  {"type": "bridge", "bridge": %q, "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.88.0.0/16"}]]}}]}
-`, s.bridge(), s.path("addresses"))
+  {"type": "bridge", "bridge": %q, "isGateway": %t, "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.88.0.0/16"}]]}}]}
+`, s.bridge(), s.gateway, s.path("addresses"))
 	if err := os.Mkdir(s.path("cni"), 0o700); err != nil {
 		return "", "", err
 	}
@@ -63,10 +65,14 @@ func (s *Stack) configureCRI() (disabled, pods string, err error) {
       container_annotations = ["sprout.dev/*"]
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.%[5]s.options]
         Root = %[7]q
-`, Snapshotter, Ref(SandboxImage), s.bin(""), s.path("cni"), RuntimeHandler, Runtime, s.path("runc")), nil
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.%[8]s]
+      runtime_type = %[9]q
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.%[8]s.options]
+        Root = %[7]q
+`, Snapshotter, Ref(SandboxImage), s.bin(""), s.path("cni"), RuntimeHandler, Runtime, s.path("runc"), RuncHandler, RuncRuntime), nil
 }
 
-// bridge is the device that the pods hang on. It has no address: they reach each other and nothing else, and no setting of the host's is changed for it.
+// bridge is the device that the pods hang on. Without PodGateway it has no address: they reach each other and nothing else, and no setting of the host's is changed for it.
 func (s *Stack) bridge() string {
 	const longest = 15 // IFNAMSIZ
 	name := filepath.Base(s.Dir)

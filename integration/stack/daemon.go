@@ -72,6 +72,26 @@ func (d *daemon) waitSocket(ctx context.Context, path string) error {
 	}
 }
 
+// Spawn starts another daemon of the build directory for the stack, which ends it before its own. Its log is Dir/NAME.log.
+func (s *Stack) Spawn(name string, args ...string) error {
+	d, err := s.spawn(name, args...)
+	if err == nil {
+		s.others = append(s.others, d)
+	}
+	return err
+}
+
+// StopSpawned ends what Spawn has started, the last one first.
+func (s *Stack) StopSpawned() error {
+	var errs []error
+	for len(s.others) > 0 {
+		last := len(s.others) - 1
+		errs = append(errs, s.others[last].stop())
+		s.others = s.others[:last]
+	}
+	return errors.Join(errs...)
+}
+
 func (d *daemon) pid() int {
 	if d == nil {
 		return 0
@@ -144,10 +164,14 @@ func (s *Stack) Processes() []int {
 // logTail is how many bytes of each daemon's log Logs returns.
 const logTail = 6000
 
-// Logs is the end of both daemons' logs: what a failed test wants to show.
+// Logs is the end of the daemons' logs: what a failed test wants to show.
 func (s *Stack) Logs() string {
 	var b strings.Builder
-	for _, name := range []string{"containerd", "sproutd"} {
+	names := []string{"containerd", "sproutd"}
+	for _, d := range s.others {
+		names = append(names, d.name)
+	}
+	for _, name := range names {
 		data, err := os.ReadFile(s.path(name + ".log"))
 		if err != nil {
 			continue

@@ -42,6 +42,9 @@ type Options struct {
 	Config string
 	// CRI has containerd serve Kubernetes' container runtime interface, with pods of Runtime and images of SandboxImage; the namespace must be CRINamespace.
 	CRI bool
+	// PodGateway gives the bridge of the pods an address, so that a kubelet's probes reach them. The bridge plugin then switches ip_forward on: only in a network namespace
+	// of one's own.
+	PodGateway bool
 	// Env is added to the environment of both daemons.
 	Env []string
 }
@@ -56,9 +59,11 @@ type Stack struct {
 	log        io.Writer
 	config     string
 	cri        bool
+	gateway    bool
 	env        []string
 	containerd *daemon
 	sproutd    *daemon
+	others     []*daemon
 }
 
 // Start makes the directory, writes the configuration files and starts the daemons. On an error nothing is left.
@@ -69,7 +74,7 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 			return nil, err
 		}
 	}
-	s := &Stack{Dir: dir, Namespace: o.Namespace, out: o.Out, log: o.Log, config: o.Config, cri: o.CRI, env: o.Env}
+	s := &Stack{Dir: dir, Namespace: o.Namespace, out: o.Out, log: o.Log, config: o.Config, cri: o.CRI, gateway: o.PodGateway, env: o.Env}
 	if s.Namespace == "" {
 		s.Namespace = filepath.Base(dir)
 	}
@@ -131,7 +136,7 @@ func (s *Stack) StartSproutd(ctx context.Context) error {
 func (s *Stack) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	var errs []error
+	errs := []error{s.StopSpawned()}
 	if s.Client != nil {
 		errs = append(errs, s.RemoveAll(ctx), s.retire(ctx), s.Client.Close())
 	}

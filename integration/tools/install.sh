@@ -1,7 +1,9 @@
 #!/bin/bash
 # Puts everything that sprout is tested against into _out/bin: containerd, ctr, runc, CRIU and network plugins for pods.
 #
-#   install.sh [packages|containerd|runc|cni|criu|dev]...     default: all but dev, which only `make check` needs
+#   install.sh [packages|containerd|runc|cni|criu|dev|etcd|kubernetes]...
+#
+# The default is all but dev, which only `make check` needs, and etcd and kubernetes, which only `make kube-test` needs.
 #
 # Each step remembers that it is done; running again costs nothing. Nothing is installed on the machine but the Debian
 # packages listed below, and those only when missing. OUT=dir puts the results elsewhere.
@@ -11,6 +13,7 @@ set -euo pipefail
 containerd_version=v2.4.2
 runc_version=v1.5.2
 cni_version=v1.9.1
+kubernetes_version=v1.37.2
 criu_minimum=4.2 # older ones cannot restore sockets on kernels >= 6.16
 
 packages=(
@@ -37,11 +40,12 @@ need_go() {
 		die "Go is $have: install Go 1.26 or newer from https://go.dev/dl"
 }
 
+go_advice="the Go module proxy must be reachable; set GOPROXY if yours is another than 'go env GOPROXY' says"
+
 go_install() {
 	local what=$1
 	shift
-	fetch "$what" "the Go module proxy ($(go env GOPROXY)) must be reachable; set GOPROXY if yours is another" \
-		env GOBIN="$bin" go install -trimpath "$@"
+	fetch "$what" "$go_advice" env GOBIN="$bin" go install -trimpath "$@"
 }
 
 install_packages() {
@@ -114,6 +118,33 @@ install_criu() {
 	say "CRIU $("$bin/criu" --version | sed -n 's/^Version: *//p') from Debian testing"
 }
 
+# install_etcd unpacks the one program of Debian's package.
+install_etcd() {
+	local apt=$cache/apt-etcd tree
+	private_apt "$apt" bookworm
+	fetch "Debian package lists for etcd" "$apt_advice" apt-get -c "$apt/apt.conf" update --error-on=any
+	fetch "etcd from Debian" "$apt_advice" env -C "$apt" apt-get -c "$apt/apt.conf" download etcd-server
+	tree=$(mktemp -d "$OUT/etcd.XXXXXX")
+	dpkg-deb -x "$apt"/etcd-server_*.deb "$tree"
+	cp "$tree/usr/bin/etcd" "$bin/"
+	rm -rf "$tree" "$apt"
+}
+
+# install_kubernetes builds the programs of one node. In its repository Kubernetes finds its libraries in a directory that the
+# module does not have: their releases take its place, in a copy of go.mod. It takes five minutes on two cores.
+install_kubernetes() {
+	local module=k8s.io/kubernetes@$kubernetes_version modfile=$cache/kubernetes.mod source
+	local version=k8s.io/component-base/version libraries=v0.${kubernetes_version#v1.}
+	fetch "the source of Kubernetes" "$go_advice" go mod download "$module"
+	source=$(go env GOMODCACHE)/$module
+	sed -E "s,=> \./staging/src/(k8s\.io/[a-z-]+),=> \1 $libraries," "$source/go.mod" >"$modfile"
+	cat "$source/go.sum" >"${modfile%.mod}.sum"
+	fetch "Kubernetes $kubernetes_version" "$go_advice" \
+		env -C "$source" GOWORK=off CGO_ENABLED=0 GOBIN="$bin" go install -mod=mod -modfile="$modfile" -trimpath \
+		-ldflags "-s -w -X $version.gitVersion=$kubernetes_version -X $version.gitMajor=1 -X $version.gitMinor=$(cut -d . -f 2 <<<"$kubernetes_version")" \
+		./cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kubectl}
+}
+
 install_dev() {
 	local tool
 	for tool in "${go_tools[@]}"; do
@@ -128,8 +159,10 @@ step() {
 	runc) need_go && once runc "$runc_version" install_runc ;;
 	cni) need_go && once cni "$cni_version" install_cni ;;
 	criu) once criu "$criu_minimum $OUT" install_criu ;;
+	etcd) once etcd bookworm install_etcd ;;
+	kubernetes) need_go && once kubernetes "$kubernetes_version" install_kubernetes ;;
 	dev) need_go && once dev "${go_tools[*]}" install_dev ;;
-	*) die "unknown step $1: packages, containerd, runc, cni, criu or dev" ;;
+	*) die "unknown step $1: packages, containerd, runc, cni, criu, dev, etcd or kubernetes" ;;
 	esac
 }
 
