@@ -218,7 +218,7 @@ func TestWhatSproutdIsToldWronglyIsRefused(t *testing.T) {
 		"no such file":      {"--config", bad + "x"},
 		"config default":    {"serve"},
 		"-nonsense":         {"-nonsense"},
-		"mount namespace":   {"keeper", "--seed", "x", "--socket", filepath.Join(d.dir, "k.sock")},
+		"mount namespace":   {"keeper", "--seed", "x", "--socket", filepath.Join(d.dir, "k.sock"), "--criu", "criu"},
 		"flag needs an arg": {"--config"},
 	} {
 		out, err := d.command(args...).CombinedOutput()

@@ -23,9 +23,9 @@ func TestKernelTableIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []tcpSocket{
-		{local: netip.MustParseAddrPort("127.0.0.1:8080"), remote: netip.MustParseAddrPort("0.0.0.0:0"), state: tcpListen, queued: 2},
-		{local: netip.MustParseAddrPort("127.0.0.1:8080"), remote: netip.MustParseAddrPort("127.0.0.1:50000"), state: tcpEstablished},
-		{local: netip.MustParseAddrPort("127.0.0.1:80"), remote: netip.MustParseAddrPort("[::1]:50000"), state: tcpTimeWait},
+		{local: netip.MustParseAddrPort("127.0.0.1:8080"), remote: netip.MustParseAddrPort("0.0.0.0:0"), state: tcpListen, queued: 2, inode: "12"},
+		{local: netip.MustParseAddrPort("127.0.0.1:8080"), remote: netip.MustParseAddrPort("127.0.0.1:50000"), state: tcpEstablished, inode: "13"},
+		{local: netip.MustParseAddrPort("127.0.0.1:80"), remote: netip.MustParseAddrPort("[::1]:50000"), state: tcpTimeWait, inode: "0"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(tcpSocket{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Error(diff)
