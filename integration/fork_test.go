@@ -17,7 +17,7 @@ func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
 		{"tomcat-demo", "http://:8080/", "50", "8080", ""},
 		{"node-demo", "http://:8080/", "20", "8080", ""},
 		{"redis-demo", "tcp://:6379", "0", "", ""},
-		{"php-demo", "http://:8080/", "20", "8080", "processes"},
+		{"php-demo", "http://:8080/", "20", "8080", "not of the first one"},
 	} {
 		t.Run(app.name, func(t *testing.T) {
 			seed := baked(t, s, app.name, app.name, "--ready", app.ready, "--warmup", app.warmup)

@@ -32,7 +32,7 @@ func start(t testing.TB, args ...string) int {
 	t.Helper()
 	script := `mount --make-rprivate / && mount -t proc proc /proc && exec "$@"`
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func makeTemplate(t testing.TB, pid int) *Template {
 
 func makeDropping(t testing.TB, pid int, origin *Origin) *Template {
 	t.Helper()
-	template, err := NewTemplate(timeout(t), pid, origin)
+	template, err := NewTemplate(timeout(t), Source{pid, origin})
 	// A signal on its way, or the connection of the last request, is gone a moment later.
 	deadline := time.Now().Add(5 * time.Second)
 	for refused := new(RefusedError); errors.As(err, &refused) && time.Now().Before(deadline); {
@@ -86,7 +86,7 @@ func makeDropping(t testing.TB, pid int, origin *Origin) *Template {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
-		template, err = NewTemplate(timeout(t), pid, origin)
+		template, err = NewTemplate(timeout(t), Source{pid, origin})
 	}
 	if err != nil {
 		t.Fatal(err)

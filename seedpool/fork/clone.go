@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,8 @@ type Files struct {
 	// Cgroup is a v2 directory, Root a detached mount tree, the others are namespaces, as Sandbox says; a
 	// tree is used up by one request.
 	Cgroup, Net, Root, IPC, UTS *os.File
+	// init is the pidfd of the clone's first process, for its children.
+	init *os.File
 }
 
 // Phase is a part of the making of a clone.
@@ -30,12 +33,14 @@ type Phase struct {
 
 // Clone is a copy of the template that has not run an instruction of the application's: it waits in the stub.
 type Clone struct {
-	// PID in our pid namespace.
+	// PID in our pid namespace, of the first process.
 	PID    int
 	Phases []Phase
 
 	process *linux.Pidfd
 	gate    *os.File
+	// children are the other processes.
+	children []*Clone
 }
 
 // OpError is an op that the kernel refused.
@@ -62,9 +67,9 @@ type message struct {
 	times              []byte
 }
 
-func (t *Template) receive(ctx context.Context) (m message, err error) {
+func (z *zygote) receive(ctx context.Context) (m message, err error) {
 	b := make([]byte, pageSize)
-	n, pid, err := t.control.Receive(ctx, b)
+	n, pid, err := z.control.Receive(ctx, b)
 	switch {
 	case err != nil:
 		return m, err
@@ -78,11 +83,11 @@ func (t *Template) receive(ctx context.Context) (m message, err error) {
 }
 
 // failure is the error of a message that is none of success.
-func (t *Template) failure(p *program, m message) error {
+func (z *zygote) failure(p *program, m message) error {
 	switch m.kind {
 	case kindFailed:
-		op := t.program.program.at(m.a)
-		if m.a >= t.program.Request && m.a < t.program.Request+requestSize {
+		op := z.program.program.at(m.a)
+		if m.a >= z.program.Request && m.a < z.program.Request+requestSize {
 			op = p.at(m.a)
 		}
 		return &OpError{op, syscall.Errno(-int64(m.b))}
@@ -100,41 +105,30 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 		return nil, fmt.Errorf("clone template %d: %w", t.pid, ErrZygoteGone)
 	}
 	began := time.Now()
-	if t.program.SharedFiles && !s.Root {
+	if !s.Root && slices.ContainsFunc(t.zygotes(), func(z *zygote) bool { return z.program.SharedFiles }) {
 		return nil, fmt.Errorf("clone template %d: it writes to mapped files or has files of sockets, and the clone has no root of its own", t.pid)
 	}
 	t.number++
-	packet, request, err := t.program.request(t.number, s)
-	if err != nil {
-		return nil, err
-	}
-	gate, ours, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	c := &Clone{gate: ours}
+	c := new(Clone)
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("clone template %d: %w", t.pid, err), c.Discard())
 		}
 	}()
-	err = t.control.Send(packet, t.files(gate, f)...)
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		err = fmt.Errorf("%w: %w", ErrZygoteGone, err)
-	}
-	if err := errors.Join(err, gate.Close()); err != nil {
-		return nil, fmt.Errorf("send request: %w", err)
-	}
-	times, err := t.attend(ctx, c, request)
+	times, err := t.make(ctx, c, t.number, s, t.files(f))
 	if err != nil {
 		return nil, err
 	}
 	c.Phases = laps(times, time.Since(began))
+	if err := t.addChildren(ctx, c, s, f); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
-func (t *Template) files(gate *os.File, f Files) []*os.File {
-	list := []*os.File{gate, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root, f.IPC, f.UTS}
+// files are those of a request, in the order of its descriptors; the first is the gate's place.
+func (t *Template) files(f Files) []*os.File {
+	list := []*os.File{nil, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root, f.IPC, f.UTS, f.init}
 	for n := range list {
 		if list[n] == nil {
 			list[n] = t.filler
@@ -143,31 +137,50 @@ func (t *Template) files(gate *os.File, f Files) []*os.File {
 	return list
 }
 
+// make has the zygote make a clone of its process, and follows it until it waits at its gate. Whatever comes of it is in c.
+func (z *zygote) make(ctx context.Context, c *Clone, number uint64, s Sandbox, files []*os.File) (times []byte, err error) {
+	packet, request, err := z.program.request(number, s)
+	if err != nil {
+		return nil, err
+	}
+	if files[fdGate], c.gate, err = os.Pipe(); err != nil {
+		return nil, err
+	}
+	err = z.control.Send(packet, files...)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		err = fmt.Errorf("%w: %w", ErrZygoteGone, err)
+	}
+	if err := errors.Join(err, files[fdGate].Close()); err != nil {
+		return nil, fmt.Errorf("send request: %w", err)
+	}
+	return z.attend(ctx, c, number, request)
+}
+
 // attend follows a clone from its request until it is ready and the zygote listens again.
-func (t *Template) attend(ctx context.Context, c *Clone, request *program) (times []byte, err error) {
+func (z *zygote) attend(ctx context.Context, c *Clone, number uint64, request *program) (times []byte, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer cancel(nil)
 	// Its end of the socket may outlive it: a clone has it until it runs.
 	watch.Go(func() {
-		if t.zygote.Wait(ctx) == nil {
+		if z.process.Wait(ctx) == nil {
 			cancel(ErrZygoteGone)
 		}
 	})
 	for cloned := false; !cloned || times == nil; {
-		m, err := t.receive(ctx)
+		m, err := z.receive(ctx)
 		if err != nil {
-			return nil, t.last(ctx, c, request, err)
+			return nil, z.last(ctx, c, number, request, err)
 		}
 		switch {
-		case m.number != t.number:
+		case m.number != number:
 		case m.kind == kindBorn:
 			c.PID = m.pid
 			c.process, err = linux.OpenPidfd(m.pid)
 			if errors.Is(err, syscall.ESRCH) {
 				cancel(errCloneEnded)
-				return nil, t.last(ctx, c, request, err)
+				return nil, z.last(ctx, c, number, request, err)
 			}
 			if err != nil {
 				return nil, err
@@ -179,10 +192,10 @@ func (t *Template) attend(ctx context.Context, c *Clone, request *program) (time
 			})
 		case m.kind == kindReady:
 			times = m.times
-		case m.kind == kindCloned && int64(m.a) > 0:
+		case m.kind == kindCloned && int64(m.a) >= 0:
 			cloned = true
 		default:
-			return nil, t.failure(request, m)
+			return nil, z.failure(request, m)
 		}
 	}
 	return times, nil
@@ -192,7 +205,7 @@ func (t *Template) attend(ctx context.Context, c *Clone, request *program) (time
 const lastWords = 20 * time.Millisecond
 
 // last is the error of a clone that has ended: it may have said why.
-func (t *Template) last(ctx context.Context, c *Clone, request *program, err error) error {
+func (z *zygote) last(ctx context.Context, c *Clone, number uint64, request *program, err error) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, ErrZygoteGone):
 		return ErrZygoteGone
@@ -202,12 +215,12 @@ func (t *Template) last(ctx context.Context, c *Clone, request *program, err err
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
 	for {
-		m, err := t.receive(ctx)
+		m, err := z.receive(ctx)
 		if err != nil {
 			return errCloneEnded
 		}
-		if m.number == t.number && m.kind == kindFailed && m.pid == c.PID {
-			return t.failure(request, m)
+		if m.number == number && m.kind == kindFailed && m.pid == c.PID {
+			return z.failure(request, m)
 		}
 	}
 }
@@ -229,26 +242,48 @@ func laps(times []byte, total time.Duration) []Phase {
 	return list
 }
 
-// Process is the clone's pidfd, which the clone keeps.
+// Process is the pidfd of the clone's first process, which the clone keeps.
 func (c *Clone) Process() *linux.Pidfd { return c.process }
 
-// Release lets the clone run. To hold it on, freeze its cgroup before.
+// PIDs are those of all its processes in our pid namespace, the first one's first.
+func (c *Clone) PIDs() []int {
+	list := []int{c.PID}
+	for _, child := range c.children {
+		list = append(list, child.PID)
+	}
+	return list
+}
+
+// Release lets the clone run. To hold it on, freeze its cgroup before. After an error it may run in part: the caller ends it.
 func (c *Clone) Release() error {
+	for _, child := range c.children {
+		err := errors.Join(child.Release(), child.process.Close())
+		child.process = nil // it ends with the first
+		if err != nil {
+			return err
+		}
+	}
 	_, err := c.gate.Write([]byte{1})
 	return errors.Join(err, c.gate.Close())
 }
 
-// Discard ends the clone and waits until it has ended; it may be called whatever has become of the clone.
+// Discard ends the clone and waits until it has ended; it may be called whatever has become of the clone. With its first process all end.
 func (c *Clone) Discard() error {
-	all := c.gate.Close()
+	var all error
+	if c.gate != nil {
+		all = c.gate.Close()
+	}
 	if errors.Is(all, os.ErrClosed) {
 		all = nil // was released
 	}
-	if c.process == nil {
-		return all
+	if c.process != nil {
+		if err := c.process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return errors.Join(all, err)
+		}
+		all = errors.Join(all, c.process.Wait(context.Background()), c.process.Close())
 	}
-	if err := c.process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return errors.Join(all, err)
+	for _, child := range c.children {
+		all = errors.Join(all, child.Discard())
 	}
-	return errors.Join(all, c.process.Wait(context.Background()), c.process.Close())
+	return all
 }

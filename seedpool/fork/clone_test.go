@@ -166,10 +166,12 @@ func cloneSpoiled(t *testing.T, template *Template, offset uint64) (*Clone, erro
 	}
 	c := &Clone{gate: ours}
 	tree, _ := overlay(t)
-	if err := errors.Join(template.control.Send(packet, template.files(gate, Files{Root: tree})...), gate.Close()); err != nil {
+	files := template.files(Files{Root: tree})
+	files[fdGate] = gate
+	if err := errors.Join(template.control.Send(packet, files...), gate.Close()); err != nil {
 		t.Fatal(err)
 	}
-	_, err = template.attend(timeout(t), c, request)
+	_, err = template.attend(timeout(t), c, template.number, request)
 	return nil, errors.Join(err, c.Discard())
 }
 

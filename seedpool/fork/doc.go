@@ -12,11 +12,11 @@
 //
 // Life of a clone: requested → born → ready → released | discarded. Anything that inspect does not know is a Refusal, never a guess.
 //
-// What works so far: one process without children that is, or was, the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
+// What works so far: one process, or an init and its children, that is, or was, the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
 // undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process with what waits in them,
 // eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
 // unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
-// of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers;
+// of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers; unlinked files that are small;
 // files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
 // its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
@@ -24,7 +24,12 @@
 // A template that was restored from an image with more privileges and other ids has an Origin: its clones have the ids of the original, every thread drops the
 // capabilities, and all are given the one seccomp filter, before the release.
 //
-// What does not: a template that still has a seccomp filter, process trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the process, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
+// Trees: an init with direct children is a template of several processes, each with a zygote of its own. The init's clone is made first, up to its gate, and makes all
+// that the tree shares: open files, pipes with both ends, shared memory. Then the children are made inside its namespaces, with the numbers that they had, by helpers that
+// end, which makes them children of the init; what is shared they take from it (pidfd_getfd). A session cannot be entered: where children are in their init's, all processes stay in
+// the template's, which has no number in the clone, and have only their process groups. Deeper trees are refused.
+//
+// What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.

@@ -37,7 +37,7 @@ func (i *inspector) readFile(process *linux.Pidfd, fd int) (f File, err error) {
 	if err != nil {
 		return f, err
 	}
-	f = File{FD: fd, Path: target, Flags: n.flags, Pos: n.pos, Same: fd, Inode: n.ino}
+	f = File{Holder: i.pid, Held: fd, FD: fd, Path: target, Flags: n.flags, Pos: n.pos, Same: fd, Inode: n.ino}
 	for _, line := range n.unknown {
 		i.refuse(CodeLocked, "", "descriptor %d (%s) has %q", fd, target, line)
 	}
@@ -60,7 +60,9 @@ func (i *inspector) readFile(process *linux.Pidfd, fd int) (f File, err error) {
 		i.refuse(CodeFile, anonymousFix(target), "descriptor %d is %s", fd, target)
 	case strings.HasPrefix(target, "pipe:["):
 		f.Kind = KindPipe
-		f.Size, err = process.PipeSize(fd)
+		if f.Size, err = process.PipeSize(fd); err == nil && f.Flags&accessMode == 0 {
+			f.Content, err = process.Unread(fd, f.Size)
+		}
 	case strings.HasPrefix(target, "socket:["):
 		f.Kind = KindSocket
 		err = i.readSocket(process, &f)
@@ -84,6 +86,8 @@ func (i *inspector) readNamed(link string, f *File) error {
 		return err
 	}
 	switch mode := open.Mode(); {
+	case mode.IsRegular() && nameless(open):
+		return i.readUnlinked(link, open, f)
 	case mode.IsRegular():
 		f.Kind = KindRegular
 	case mode.IsDir():
@@ -114,7 +118,7 @@ func groupFiles(pid int, files []File) error {
 			if files[m].Same != files[m].FD || files[m].Path != files[n].Path || files[m].Kind != files[n].Kind {
 				continue
 			}
-			same, err := linux.SameDescription(pid, files[m].FD, files[n].FD)
+			same, err := linux.SameDescription(pid, files[m].FD, pid, files[n].FD)
 			if err != nil {
 				return err
 			}
@@ -131,7 +135,7 @@ const standardStreams = 3
 
 // judgePipes tells pipes inside the process from those that lead out of it: of these only standard streams can be replaced. It also sees that the watches
 // of an epoll instance are of descriptors that are still the same.
-func (i *inspector) judgePipes(process *linux.Pidfd, files []File) error {
+func (i *inspector) judgePipes(files []File) {
 	for n := range files {
 		f := &files[n]
 		switch {
@@ -139,26 +143,18 @@ func (i *inspector) judgePipes(process *linux.Pidfd, files []File) error {
 			i.judgeEpoll(*f, files)
 		case f.Kind != KindPipe || f.Same != f.FD:
 		case len(ends(files, f.Inode)) == 1 && f.FD < standardStreams:
-			f.Kind = KindStdio
+			f.Kind, f.Content = KindStdio, nil
 		case !slices.Equal(ends(files, f.Inode), []int{0, 1}):
 			i.refuse(CodePipe, "", "descriptor %d is a pipe that leads out of the process", f.FD)
-		case f.Flags&accessMode == 0:
-			content, err := process.Unread(f.FD, f.Size)
-			if err != nil {
-				return err
-			}
-			f.Content = content
-			if len(content) > 0 && f.Flags&openDirect != 0 {
-				i.refuse(CodePipe, TryAgain, "descriptor %d is a pipe with packets to read", f.FD)
-			}
+		case len(f.Content) > 0 && f.Flags&openDirect != 0:
+			i.refuse(CodePipe, TryAgain, "descriptor %d is a pipe with packets to read", f.FD)
 		}
 	}
 	for n := range files {
 		if at := slices.IndexFunc(files, func(f File) bool { return f.FD == files[n].Same }); files[at].Kind == KindStdio {
-			files[n].Kind = KindStdio
+			files[n].Kind, files[n].Content = KindStdio, nil
 		}
 	}
-	return nil
 }
 
 // ends lists the access modes with which a pipe is open, one for each open file, in order.

@@ -15,38 +15,75 @@ import (
 	"github.com/sproutrun/sprout/seedpool/ptrace"
 )
 
+// Subject is a process to inspect, whose threads are all stopped; the first is its main thread.
+type Subject struct {
+	Threads []*ptrace.Tracee
+	// Scratch is a page in it that nobody uses, and Own the range of addresses that is sprout's.
+	Scratch uint64
+	Own     [2]uint64
+	// Origin says which numbers its threads are to have; nil: those that they have.
+	Origin *Origin
+}
+
 // inspector reads one stopped process.
 type inspector struct {
-	pid     int
-	threads []*ptrace.Tracee
-	// scratch is an address in the process where a few hundred bytes may be written.
-	scratch  uint64
+	Subject
+	pid      int
 	memory   ptrace.Memory
+	process  *Process
 	refusals []Refusal
 }
 
-// Inspect reads a process whose threads are all stopped; threads[0] is its main thread. Scratch is a page in it that nobody uses, and `own` the range of
-// addresses that is sprout's. With refusals the process cannot be cloned as it is; an error means that it could not be read.
-func Inspect(ctx context.Context, threads []*ptrace.Tracee, scratch uint64, own [2]uint64) (*Process, []Refusal, error) {
-	i := &inspector{pid: threads[0].Pid, threads: threads, scratch: scratch, memory: ptrace.NewMemory(threads[0].Pid)}
-	p := &Process{}
+// Inspect reads a process, or an init and its children. With refusals they cannot be cloned as they are; an error means that they could not be read.
+func Inspect(ctx context.Context, subjects ...Subject) (processes []*Process, refusals []Refusal, err error) {
+	var all []*inspector
+	for _, s := range subjects {
+		i := &inspector{Subject: s, pid: s.Threads[0].Pid, memory: ptrace.NewMemory(s.Threads[0].Pid), process: &Process{PID: s.Threads[0].Pid}}
+		if err := i.inspect(ctx); err != nil {
+			return nil, nil, err
+		}
+		if err := s.Origin.renumber(i.process); err != nil {
+			return nil, nil, err
+		}
+		i.refusals = append(i.refusals, s.Origin.judge(i.process.NoNewPrivs)...)
+		all, processes = append(all, i), append(processes, i.process)
+	}
+	refusals, err = share(processes)
+	if err != nil {
+		return nil, nil, err
+	}
+	for n, i := range all {
+		if err := i.judgeFiles(); err != nil {
+			return nil, nil, err
+		}
+		for _, r := range i.refusals {
+			if n > 0 {
+				r.What = i.process.name() + ": " + r.What
+			}
+			refusals = append(refusals, r)
+		}
+	}
+	return processes, slices.Concat(refusals, judgeUnlinked(processes), judgeTree(processes)), nil
+}
+
+func (i *inspector) inspect(ctx context.Context) error {
 	for _, step := range []struct {
 		what string
 		fn   func() error
 	}{
-		{"threads", func() error { return i.readThreads(ctx, p) }},
-		{"relations", i.readRelations},
-		{"root", func() error { return i.readRoot(p) }},
-		{"signals and timers", func() error { return i.readSignals(ctx, p) }},
-		{"POSIX timers", func() error { return i.readTimers(ctx, p) }},
-		{"mappings", func() error { return i.readMappings(p, own) }},
-		{"descriptors", func() error { return i.readFiles(p) }},
+		{"relations", func() error { return i.readRelations(i.process) }},
+		{"threads", func() error { return i.readThreads(ctx, i.process) }},
+		{"root", func() error { return i.readRoot(i.process) }},
+		{"signals and timers", func() error { return i.readSignals(ctx, i.process) }},
+		{"POSIX timers", func() error { return i.readTimers(ctx, i.process) }},
+		{"mappings", func() error { return i.readMappings(i.process, i.Own) }},
+		{"descriptors", func() error { return i.readFiles(i.process) }},
 	} {
 		if err := step.fn(); err != nil {
-			return nil, nil, fmt.Errorf("inspect %s of process %d: %w", step.what, i.pid, err)
+			return fmt.Errorf("inspect %s of process %d: %w", step.what, i.pid, err)
 		}
 	}
-	return p, i.refusals, nil
+	return nil
 }
 
 func (i *inspector) refuse(code Code, fix, format string, args ...any) {
@@ -64,7 +101,7 @@ func (i *inspector) readThreads(ctx context.Context, p *Process) error {
 		schedule string
 		cpus     string
 	}
-	for n, tracee := range i.threads {
+	for n, tracee := range i.Threads {
 		text, err := i.read("task/%d/status", tracee.Tid)
 		if err != nil {
 			return err
@@ -87,7 +124,7 @@ func (i *inspector) readThreads(ctx context.Context, p *Process) error {
 		}
 		if n == 0 {
 			first.creds, first.schedule, first.cpus = creds, order, s.cpus
-			p.NoNewPrivs = creds.NoNewPrivs
+			p.NoNewPrivs, p.Group, p.Session = creds.NoNewPrivs, s.group, s.session
 		}
 		if !reflect.DeepEqual(creds, first.creds) {
 			i.refuse(CodePrivileges, "", "thread %d has other credentials than the main thread", s.tid)
@@ -109,6 +146,9 @@ func (i *inspector) judgeStatus(main bool, s status) {
 	if s.seccomp != 0 {
 		i.refuse(CodeSeccomp, "", "thread %d has a seccomp filter", s.tid)
 	}
+	if len(i.process.Children) > 0 {
+		s.shared &^= 1 << (signalChild - 1) // its children have been stopped, and none of them has ended
+	}
 	if s.pending != 0 || main && s.shared != 0 {
 		i.refuse(CodePending, TryAgain, "thread %d has pending signals %#x, the process %#x", s.tid, s.pending, s.shared)
 	}
@@ -121,6 +161,9 @@ const (
 	sysGetitimer    = 36
 	prGetTidAddress = 40
 	prGetPdeathsig  = 2
+
+	prGetChildSubreaper = 37
+
 	sizeofAltStack  = 24
 	sizeofSigaction = 32
 	sizeofItimerval = 32
@@ -151,10 +194,10 @@ func (i *inspector) readThread(ctx context.Context, tracee *ptrace.Tracee, s sta
 	if t.RobustHead, t.RobustLen, err = linux.RobustList(tracee.Tid); err != nil {
 		return t, err
 	}
-	if t.AltStack, err = i.ask(ctx, tracee, sizeofAltStack, sysSigaltstack, 0, i.scratch); err != nil {
+	if t.AltStack, err = i.ask(ctx, tracee, sizeofAltStack, sysSigaltstack, 0, i.Scratch); err != nil {
 		return t, err
 	}
-	address, err := i.ask(ctx, tracee, 8, sysPrctl, prGetTidAddress, i.scratch)
+	address, err := i.ask(ctx, tracee, 8, sysPrctl, prGetTidAddress, i.Scratch)
 	if err != nil {
 		return t, err
 	}
@@ -193,20 +236,16 @@ func (i *inspector) ask(ctx context.Context, tracee *ptrace.Tracee, size int, nu
 		return nil, fmt.Errorf("inject call %d: %w", number, err)
 	}
 	answer := make([]byte, size)
-	_, err := i.memory.ReadAt(answer, int64(i.scratch))
+	_, err := i.memory.ReadAt(answer, int64(i.Scratch))
 	return answer, err
 }
 
-func (i *inspector) readRelations() error {
-	for _, tracee := range i.threads {
-		children, err := i.read("task/%d/children", tracee.Tid)
-		if err != nil {
-			return err
-		}
-		if children != "" {
-			i.refuse(CodeChildren, "", "thread %d has children: %s", tracee.Tid, strings.TrimSpace(children))
-		}
+func (i *inspector) readRelations(p *Process) error {
+	children, err := linux.Children(i.pid)
+	if err != nil {
+		return err
 	}
+	p.Children = children
 	return nil
 }
 
@@ -226,20 +265,25 @@ func (i *inspector) readRoot(p *Process) (err error) {
 }
 
 func (i *inspector) readSignals(ctx context.Context, p *Process) (err error) {
-	main := i.threads[0]
+	main := i.Threads[0]
 	const sigchld, setSize = 17, 8
-	if p.ChildAction, err = i.ask(ctx, main, sizeofSigaction, sysRtSigaction, sigchld, 0, i.scratch, setSize); err != nil {
+	if p.ChildAction, err = i.ask(ctx, main, sizeofSigaction, sysRtSigaction, sigchld, 0, i.Scratch, setSize); err != nil {
 		return err
 	}
-	death, err := i.ask(ctx, main, 4, sysPrctl, prGetPdeathsig, i.scratch)
+	death, err := i.ask(ctx, main, 4, sysPrctl, prGetPdeathsig, i.Scratch)
 	if err != nil {
 		return err
 	}
 	if signal := binary.LittleEndian.Uint32(death); signal != 0 {
 		i.refuse(CodePending, "", "the process wants signal %d when its parent ends", signal)
 	}
+	reaper, err := i.ask(ctx, main, 4, sysPrctl, prGetChildSubreaper, i.Scratch)
+	if err != nil {
+		return err
+	}
+	p.Reaper = binary.LittleEndian.Uint32(reaper) != 0
 	for which := range p.Intervals {
-		b, err := i.ask(ctx, main, sizeofItimerval, sysGetitimer, uint64(which), i.scratch)
+		b, err := i.ask(ctx, main, sizeofItimerval, sysGetitimer, uint64(which), i.Scratch)
 		if err != nil {
 			return err
 		}
@@ -308,12 +352,15 @@ func (i *inspector) readFiles(p *Process) error {
 	if err := groupFiles(i.pid, p.Files); err != nil {
 		return err
 	}
-	i.judgeClosed(p.Files)
 	if err := i.multicast(p.Files); err != nil {
 		return err
 	}
-	if err := i.judgeUnix(process, p.Files); err != nil {
-		return err
-	}
-	return i.judgePipes(process, p.Files)
+	return i.readLinks(p.Files)
+}
+
+// judgeFiles is for when it is known what the process shares with others.
+func (i *inspector) judgeFiles() error {
+	i.judgeClosed(i.process.Files)
+	i.judgePipes(i.process.Files)
+	return i.judgeUnix(i.process.Files)
 }

@@ -42,6 +42,7 @@ func TestMappingsAreJudged(t *testing.T) {
 		{"locked memory", "rw-p", "", "rd wr lo", ""},
 		{"the vDSO's data", "r--p", "[vvar]", "rd mr pf io de dd", ""},
 		{"shared anonymous memory", "rw-s", "/dev/zero (deleted)", "rd wr sh mr mw ms", ""},
+		{"the same as CRIU restores it", "rw-s", "/memfd:/dev/zero (deleted)", "rd wr sh mr mw ms", ""},
 		{"shared anonymous memory that cannot be read", "---s", "/dev/zero (deleted)", "sh mr mw ms", CodeMapping},
 		{"a file shared for reading", "r--s", "/usr/lib/gconv.cache", "rd mr me ms", ""},
 		{"a file shared for writing", "rw-s", "/tmp/hsperfdata_root/1", "rd wr sh mr mw me ms", ""},
@@ -115,8 +116,8 @@ func TestGroupsThatAProgramHasJoinedAreSeen(t *testing.T) {
 }
 
 func TestStatusIsRead(t *testing.T) {
-	got, err := parseStatus("Name:\ta \\\\b\nNSpid:\t812\t7\nSigPnd:\t10\nShdPnd:\t20\nSeccomp:\t2\nCpus_allowed:\t3\n")
-	if want := (status{`a \b`, 7, 0x10, 0x20, 2, "3"}); err != nil || got != want {
+	got, err := parseStatus("Name:\ta \\\\b\nNSpid:\t812\t7\nNSpgid:\t812\t7\nNSsid:\t800\t1\nSigPnd:\t10\nShdPnd:\t20\nSeccomp:\t2\nCpus_allowed:\t3\n")
+	if want := (status{`a \b`, 7, 7, 1, 0x10, 0x20, 2, "3"}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
 	stat := "7 (a) b) S 0 7 7 0 -1 4194304 1 0 0 0 1 0 0 0 20 -5 1 0 5 0 0 0 1 1 0 0 0 0 0 0 0 0 0 0 17 1 2 1 0"
@@ -180,7 +181,8 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		{"ring", "assert libc.syscall(425, 4, (ctypes.c_char * 256)()) >= 0", CodeFile},
 		{"userfaultfd", "assert libc.syscall(323, 1) >= 0", CodeFile},
 		{"pidfd", "x = os.pidfd_open(1)", CodeFile},
-		{"unlinked file", "x = tempfile.TemporaryFile()", CodeUnlinked},
+		{"large unlinked file", "x = tempfile.TemporaryFile(); x.truncate(1 << 20)", CodeUnlinked},
+		{"unlinked file that is open twice", "x = tempfile.TemporaryFile(); y = open('/proc/self/fd/%d' % x.fileno(), 'wb')", CodeUnlinked},
 		{"memfd", "x = os.memfd_create('x')", CodeUnlinked},
 		{"locked file", "x = open(sys.argv[0] + '.lock', 'w'); fcntl.flock(x, fcntl.LOCK_EX)", CodeLocked},
 		{"device", "x = open('/dev/ptmx', 'r+b', buffering=0)", CodeDevice},
@@ -203,7 +205,7 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 			}
 			pid := start(t, "/usr/bin/python3", script, "x")
 			before := strings.Count(proc(t, pid, "maps"), "\n")
-			template, err := NewTemplate(timeout(t), pid, nil)
+			template, err := NewTemplate(timeout(t), Source{PID: pid})
 			var refused *RefusedError
 			if !errors.As(err, &refused) || !errors.Is(err, ErrRefused) {
 				t.Fatalf("%v, %v", template, err)

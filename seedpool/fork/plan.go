@@ -37,6 +37,7 @@ const (
 	fdRoot
 	fdIPC
 	fdUTS
+	fdInit // of the children of a tree: the clone's first process
 	fdCount
 )
 
@@ -74,6 +75,9 @@ type Program struct {
 	Cwd string
 	// SharedFiles: it has files mapped that it writes to, or files of sockets, of which a clone needs its own: a root of its own.
 	SharedFiles bool
+	// PID and Group are the process's, Member its place in a tree; nil: it is alone.
+	PID, Group int
+	Member     *Member
 	// Undo lists the mappings whose MADV_DONTFORK must be undone in the template.
 	Undo []VMA
 
@@ -100,6 +104,7 @@ type planner struct {
 func Plan(process *Process, layout Layout, origin *Origin) (*Program, error) {
 	p := &planner{program: newProgram(layout.Base + codeSize), origin: origin, Program: &Program{Layout: layout, Cwd: process.Cwd}, process: process}
 	p.Program.program = p.program
+	p.PID, p.Group, p.Member = process.Threads[0].Tid, process.Group, process.Member
 	p.Header = p.bytes(make([]byte, headerSize), 8)
 	binary.LittleEndian.PutUint64(p.data[headerFD:], uint64(layout.Control))
 	binary.LittleEndian.PutUint64(p.data[headerReport:], kindFailed)
@@ -110,6 +115,9 @@ func Plan(process *Process, layout Layout, origin *Origin) (*Program, error) {
 	p.FDBase = max(layout.Control, layout.Peer) + 1
 	for _, f := range process.Files {
 		p.FDBase = max(p.FDBase, f.FD+1)
+	}
+	if m := process.Member; m != nil {
+		p.FDBase = max(p.FDBase, m.Lent[1])
 	}
 	p.FDBase += fdCount // received descriptors get the numbers below first
 	p.Undo = slices.DeleteFunc(slices.Clone(process.VMAs), func(v VMA) bool { return !v.dontFork() })

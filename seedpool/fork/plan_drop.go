@@ -8,7 +8,7 @@ import (
 // Origin is what a template was before it was given the privileges to make clones and a place in another pid namespace: what its clones are to be before the first
 // instruction of the application. Bounding set, ambient set, user and group ids and no_new_privs are the template's.
 type Origin struct {
-	// Tids are the ids of the clones' threads, by the ids that the template's have in its own pid namespace; nil: they are the same.
+	// Tids are the ids of the clones' threads, by the ids that the template's have in its own pid namespace, for all processes of a tree; nil: they are the same.
 	Tids map[int]int
 	// Capability sets, bit n is capability n.
 	Effective, Permitted, Inheritable uint64
@@ -31,6 +31,7 @@ func (o *Origin) renumber(p *Process) error {
 		given[tid] = true
 		p.Threads[n].Tid = tid
 	}
+	p.Group, p.Session = o.Tids[p.Group], o.Tids[p.Session]
 	return nil
 }
 

@@ -83,6 +83,10 @@ func (p *planner) planFile(f File) error {
 			call("set it", sysTimerfdSet, p.temp, 0, p.words(append(timespec(f.Timer.Every), timespec(f.Timer.Value)...)...)).with(indirect(0)))
 	case KindSignal:
 		p.main.add(call("make a signal descriptor", sysSignalfd4, ^uint64(0), p.words(f.Mask), maskSize, status).to(p.temp))
+	case KindDeleted:
+		p.planUnlinked(f)
+	case KindTaken:
+		p.main.add(p.take(f.From))
 	case KindEpoll:
 		p.main.add(call("make an epoll instance", sysEpollCreate1).to(p.temp))
 	case KindSocket:

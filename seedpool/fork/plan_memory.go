@@ -63,18 +63,25 @@ func (p *planner) planMemory() error {
 }
 
 func (p *planner) planShared(inode, size uint64) {
-	p.main.add(call("make shared memory", sysMemfdCreate, p.string(sharedMemory), memfdUsual).to(p.temp),
-		call("size it", sysFtruncate, p.temp, size).with(indirect(0)))
-	for _, copying := range []bool{true, false} {
+	lent, first := p.lent(inode)
+	if lent != 0 && !first {
+		p.main.add(p.take(lent))
+	} else {
+		p.main.add(call("make shared memory", sysMemfdCreate, p.string(sharedMemory), memfdUsual).to(p.temp),
+			call("size it", sysFtruncate, p.temp, size).with(indirect(0)))
 		for _, v := range p.process.VMAs {
-			switch {
-			case !v.sharedAnonymous() || v.Inode != inode:
-			case copying:
+			if v.sharedAnonymous() && v.Inode == inode {
 				p.main.add(call("copy it", sysPwrite64, p.temp, v.Start, v.End-v.Start, v.Offset).with(indirect(0)))
-			default:
-				p.main.add(call("map it", sysMmap, v.Start, v.End-v.Start, protection(v.Perms), mapShared|mapFixed, p.temp, v.Offset).with(indirect(4)))
 			}
 		}
+	}
+	for _, v := range p.process.VMAs {
+		if v.sharedAnonymous() && v.Inode == inode {
+			p.main.add(call("map it", sysMmap, v.Start, v.End-v.Start, protection(v.Perms), mapShared|mapFixed, p.temp, v.Offset).with(indirect(4)))
+		}
+	}
+	if lent != 0 && first {
+		p.main.add(call("keep it for the children", sysDup3, p.temp, uint64(lent), openCloexec).with(indirect(0)))
 	}
 	p.main.add(call("close it", sysClose, p.temp).with(indirect(0)))
 }

@@ -34,6 +34,9 @@ func (p *planner) planThreads() error {
 		call("name the main thread", sysPrctl, prSetName, p.string(main.Comm)),
 		call("say what to clear at its end", sysSetTidAddress, main.ClearTid))
 	p.main.add(p.robust(main)...)
+	if p.process.Member != nil {
+		p.main.add(restartable(main)...) // what a clone that is alone has inherited
+	}
 	var done []uint64
 	for _, t := range p.process.Threads[1:] {
 		word := p.words(0)
@@ -50,7 +53,9 @@ func (p *planner) planThreads() error {
 		p.say("report ready", p.words(kindReady, 0, 0), p.times, times),
 		call("wait at the gate", sysRead, uint64(p.FDBase+fdGate), p.temp, gateBytes).then(FlagIfZero, "end"),
 		call("close the control socket", sysClose, uint64(p.Control)),
-		p.closeRequest(),
+		p.closeRequest())
+	p.main.add(p.closeLent()...)
+	p.main.add(
 		poke("open the barrier", barrier, 0),
 		call("wake the threads", sysFutex, barrier, futexWake, everyone),
 		p.leave(main))
@@ -62,9 +67,7 @@ func (p *planner) planThread(t Thread, done, barrier uint64) Op {
 	l := p.list(name)
 	l.add(call("name it", sysPrctl, prSetName, p.string(t.Comm)))
 	l.add(p.robust(t)...)
-	if t.Rseq.Pointer != 0 {
-		l.add(call("register restartable sequences", sysRseq, t.Rseq.Pointer, uint64(t.Rseq.Size), uint64(t.Rseq.Flags), uint64(t.Rseq.Signature)))
-	}
+	l.add(restartable(t)...)
 	l.add(p.capset()...)
 	l.add(poke("be done", done, 1),
 		call("tell the main thread", sysFutex, done, futexWake, 1),
@@ -81,6 +84,13 @@ func (p *planner) robust(t Thread) []Op {
 		return nil
 	}
 	return []Op{call("register robust futexes", sysSetRobustList, t.RobustHead, t.RobustLen)}
+}
+
+func restartable(t Thread) []Op {
+	if t.Rseq.Pointer == 0 {
+		return nil
+	}
+	return []Op{call("register restartable sequences", sysRseq, t.Rseq.Pointer, uint64(t.Rseq.Size), uint64(t.Rseq.Flags), uint64(t.Rseq.Signature))}
 }
 
 func (p *planner) leave(t Thread) Op {

@@ -9,6 +9,14 @@ import (
 
 // Process is all that a clone needs to know of a stopped process beyond what fork(2) copies by itself. It is plain data: inspect fills it, plan reads it.
 type Process struct {
+	// PID and Children, as we number them.
+	PID      int
+	Children []int
+	// Group and Session, as the process itself sees them. Reaper: orphans below it are its children.
+	Group, Session int
+	Reaper         bool
+	// Member is its place in a tree; nil: it is alone.
+	Member *Member
 	// Threads: the main thread comes first.
 	Threads []Thread
 	// VMAs by address, without the region that sprout maps itself.
@@ -72,6 +80,10 @@ type File struct {
 	Pos   int64
 	// Same is the lowest descriptor of the same open file (dup), FD itself if there is none lower.
 	Same int
+	// From is, of KindTaken, the first process's descriptor of the same open file.
+	From int
+	// Holder is who has it, as we number them, under the number Held: what is made by the first process of a tree may be another's.
+	Holder, Held int
 	// Inode is that of a pipe, whose ends both have it, or of a socket.
 	Inode uint64
 	// Count and Semaphore of an eventfd.
@@ -84,7 +96,9 @@ type File struct {
 	Timer Interval
 	// Mask of a signalfd.
 	Mask uint64
-	// Size of a pipe in bytes; Content is what waits in it, or in a connection, given with the end to read from.
+	// Status of an unlinked file.
+	Status *Status
+	// Size of a pipe in bytes; Content is what waits in it, or in a connection, given with the end to read from, or what is in an unlinked file.
 	Size    int
 	Content []byte
 	// Socket, if it is one. Link and Node are a unix socket's: what it is connected to, and the file at Path that it is bound to; nil: none.
@@ -93,10 +107,17 @@ type File struct {
 	Node   *Node
 }
 
+// Status is what stat(2) says of a file, as far as it can be made so again.
+type Status struct {
+	Mode, UID, GID uint32
+	// Times of the last access and the last change, a struct timespec each.
+	Times [4]uint64
+}
+
 // Kind is what a descriptor is.
 type Kind string
 
-// Kinds that a clone can be given. Stdio is a descriptor that leads out of the process by a pipe, of which every clone is given its own.
+// Kinds that a clone can be given. Taken is what a child gets from the first process. Stdio is a descriptor that leads out of the process by a pipe, of which every clone is given its own.
 const (
 	KindRegular Kind = "regular"
 	KindDir     Kind = "directory"
@@ -108,6 +129,8 @@ const (
 	KindTimer   Kind = "timerfd"
 	KindSignal  Kind = "signalfd"
 	KindSocket  Kind = "socket"
+	KindTaken   Kind = "taken"
+	KindDeleted Kind = "deleted"
 )
 
 // Node is what a clone's socket file is to be like.
@@ -143,6 +166,7 @@ type Code string
 const (
 	CodeNotInit    Code = "not-init"
 	CodeChildren   Code = "children"
+	CodeGroup      Code = "process-group"
 	CodeSeccomp    Code = "seccomp"
 	CodeFilter     Code = "seccomp-filter"
 	CodePending    Code = "signal-pending"

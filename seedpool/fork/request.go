@@ -62,11 +62,21 @@ func (p *Program) request(number uint64, s Sandbox) ([]byte, *program, error) {
 		}
 	}
 	args := r.words(cloneArgs{flags: flags, exitSignal: signalChild, cgroup: uint64(p.FDBase + fdCgroup)}.words()...)
-	r.list("request").add(
-		call("clone the template", sysClone3, args, cloneArgsSize).to(p.Result).then(FlagIfZero, "sandbox").with(FlagIgnore),
-		poke("end", temp, 0).then(FlagJump, "report"),
-	)
-	p.sandbox(r, temp, s)
+	switch {
+	case p.Member == nil:
+		r.list("request").add(
+			call("clone the template", sysClone3, args, cloneArgsSize).to(p.Result).then(FlagIfZero, "sandbox").with(FlagIgnore),
+			poke("end", temp, 0).then(FlagJump, "report"),
+		)
+		p.sandbox(r, temp, s)
+	case p.PID == 1:
+		p.helper(r)
+		r.list("helper").add(call("clone the template", sysClone3, args, cloneArgsSize).then(FlagIfZero, "sandbox"), call("end", sysExitGroup))
+		p.sandbox(r, temp, s)
+	default:
+		p.helper(r)
+		p.child(r, temp, s)
+	}
 	r.place()
 	if err := r.encode(); err != nil {
 		return nil, nil, err
@@ -77,14 +87,19 @@ func (p *Program) request(number uint64, s Sandbox) ([]byte, *program, error) {
 	return append(binary.LittleEndian.AppendUint64(nil, number), r.data...), r, nil
 }
 
-func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
+// birth is what every process of a clone begins with.
+func (p *Program) birth(r *program) *list {
 	iov := r.words(r.words(kindBorn, 0, 0), messageSize-8, p.Header+headerRequest, 8)
-	times := p.times
 	const monotonic = 1
 	l := r.list("sandbox")
 	l.add(call("report birth", sysWritev, uint64(p.Control), iov, 2),
-		call("note the time", sysClockGettime, monotonic, times),
-		call("begin a session", sysSetsid))
+		call("note the time", sysClockGettime, monotonic, p.times),
+		p.session())
+	return l
+}
+
+func (p *Program) sandbox(r *program, temp uint64, s Sandbox) {
+	l := p.birth(r)
 	if s.OwnNet {
 		name := append(append([]byte("lo"), make([]byte, 14)...), append([]byte{interfaceUp, 0}, make([]byte, 22)...)...) // struct ifreq
 		l.add(call("make a socket", sysSocket, afInet, datagram).to(temp),

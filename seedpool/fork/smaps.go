@@ -73,9 +73,10 @@ func (v VMA) has(flag string) bool { return slices.Contains(v.Flags, flag) }
 // shared: writes reach others who have mapped the same.
 func (v VMA) shared() bool { return v.Perms[3] == 's' }
 
-// sharedAnonymous: memory of mmap(MAP_SHARED|MAP_ANONYMOUS), which the kernel keeps in an unlinked file of its own, and a clone in one that we made.
+// sharedAnonymous: memory of mmap(MAP_SHARED|MAP_ANONYMOUS), which the kernel keeps in an unlinked file of its own, CRIU in one that it names like that, and a clone in one
+// that we made.
 func (v VMA) sharedAnonymous() bool {
-	return v.shared() && (v.Path == "/dev/zero (deleted)" || v.Path == "/memfd:"+sharedMemory+" (deleted)")
+	return v.shared() && (v.Path == "/dev/zero (deleted)" || v.Path == "/memfd:/dev/zero (deleted)" || v.Path == "/memfd:"+sharedMemory+" (deleted)")
 }
 
 // sharedFile: what is written to it reaches a file, of which a clone has its own.

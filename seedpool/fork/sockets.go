@@ -125,7 +125,7 @@ func firstGroup(text string) string {
 // address any more. Another may be about to listen.
 func (i *inspector) judgeClosed(files []File) {
 	for _, f := range files {
-		if f.Socket == nil || !f.Socket.Closed || f.Socket.Listening || f.Socket.Port() == 0 {
+		if f.Kind != KindSocket || !f.Socket.Closed || f.Socket.Listening || f.Socket.Port() == 0 {
 			continue
 		}
 		listens := func(o File) bool { return o.Socket != nil && o.Socket.Listening && o.Socket.Port() == f.Socket.Port() }
@@ -135,7 +135,7 @@ func (i *inspector) judgeClosed(files []File) {
 	}
 }
 
-func (f File) unix() bool { return f.Socket != nil && f.Socket.Family == afUnix && f.Same == f.FD }
+func (f File) unix() bool { return f.Kind == KindSocket && f.Socket.Family == afUnix && f.Same == f.FD }
 
 // named says that a unix socket has an address.
 func (f File) named() bool { return len(f.Socket.Address) > familyName }
@@ -151,8 +151,8 @@ func otherEnd(f File, files []File) (File, bool) {
 	return files[at], true
 }
 
-// judgeUnix reads and judges unix sockets: both ends of a connection must be inside.
-func (i *inspector) judgeUnix(process *linux.Pidfd, files []File) error {
+// readLinks asks for what unix sockets are connected to.
+func (i *inspector) readLinks(files []File) error {
 	var inodes []uint64
 	for _, f := range files {
 		if f.unix() {
@@ -174,18 +174,23 @@ func (i *inspector) judgeUnix(process *linux.Pidfd, files []File) error {
 			i.refuse(CodeSocket, "", "descriptor %d is a unix socket of another network namespace", f.FD)
 		}
 	}
+	return nil
+}
+
+// judgeUnix judges unix sockets: both ends of a connection must be inside.
+func (i *inspector) judgeUnix(files []File) error {
 	for n := range files {
 		if !files[n].unix() {
 			continue
 		}
-		if err := i.judgeLink(process, &files[n], files); err != nil {
+		if err := i.judgeLink(&files[n], files); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (i *inspector) judgeLink(process *linux.Pidfd, f *File, files []File) error {
+func (i *inspector) judgeLink(f *File, files []File) error {
 	s, what := f.Socket, fmt.Sprintf("descriptor %d is a unix socket", f.FD)
 	_, inside := otherEnd(*f, files)
 	switch stream := s.Type == sockStream; {
@@ -201,20 +206,25 @@ func (i *inspector) judgeLink(process *linux.Pidfd, f *File, files []File) error
 	case f.Link.Shut != 0 && !inside:
 		i.refuse(CodeSocket, "", "%s that was shut", what)
 	case f.Link.Queued != 0:
-		return i.readStream(process, f)
+		return i.readStream(f)
 	case f.named():
-		return i.readBound(process, f)
+		return i.readBound(f)
 	}
 	return nil
 }
 
 // readStream copies what waits in one end of a connection.
-func (i *inspector) readStream(process *linux.Pidfd, f *File) (err error) {
+func (i *inspector) readStream(f *File) (err error) {
 	if f.Link.Queued > streamInsideSize {
 		i.refuse(CodeConnected, TryAgain, "descriptor %d is a unix socket with %d bytes to read", f.FD, f.Link.Queued)
 		return nil
 	}
-	f.Content, err = process.UnreadStream(f.FD, int(f.Link.Queued))
+	process, err := linux.OpenPidfd(f.Holder)
+	if err != nil {
+		return err
+	}
+	defer process.Close()
+	f.Content, err = process.UnreadStream(f.Held, int(f.Link.Queued))
 	if errors.Is(err, linux.ErrUnreadable) {
 		i.refuse(CodeConnected, TryAgain, "descriptor %d is a unix socket with more to read than bytes: %v", f.FD, err)
 		return nil
@@ -223,13 +233,18 @@ func (i *inspector) readStream(process *linux.Pidfd, f *File) (err error) {
 }
 
 // readBound reads the file of a socket with a name. It must be where its name leads: the clone's takes its place there.
-func (i *inspector) readBound(process *linux.Pidfd, f *File) error {
+func (i *inspector) readBound(f *File) error {
 	name := f.Socket.Address[familyName:]
 	if name[0] == 0 {
 		return nil // no file
 	}
 	f.Path = string(bytes.TrimRight(name, "\x00"))
-	bound, err := process.SocketFile(f.FD)
+	process, err := linux.OpenPidfd(f.Holder)
+	if err != nil {
+		return err
+	}
+	defer process.Close()
+	bound, err := process.SocketFile(f.Held)
 	if err != nil {
 		return err
 	}

@@ -25,19 +25,21 @@ func inspectAgain(t *testing.T, pid int, l Layout) (*Process, []Refusal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, refusals, err := Inspect(timeout(t), threads, l.Base+codeSize, [2]uint64{l.Base, l.Base + regionSize})
+	p, refusals, err := Inspect(timeout(t), Subject{threads, l.Base + codeSize, [2]uint64{l.Base, l.Base + regionSize}, nil})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p, refusals
+	return p[0], refusals
 }
 
 var number = regexp.MustCompile(`\d+`)
 
 // comparable takes out what is meant to differ: inode numbers of what is the clone's own.
 func comparable(p *Process) *Process {
+	p.PID, p.Children, p.Group, p.Session = 0, nil, 0, 0
 	for n := range p.Files {
 		f := &p.Files[n]
+		f.Holder = 0
 		if f.Kind != KindRegular && f.Kind != KindDir {
 			f.Inode, f.Link.Peer, f.Path = 0, 0, number.ReplaceAllString(f.Path, "n")
 		}

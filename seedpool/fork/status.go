@@ -10,7 +10,9 @@ import (
 type status struct {
 	name string
 	// tid in the process's own pid namespace.
-	tid             int
+	tid int
+	// group and session likewise.
+	group, session  int
 	pending, shared uint64
 	seccomp         int
 	cpus            string
@@ -24,11 +26,11 @@ func parseStatus(text string) (s status, err error) {
 		case "Name":
 			s.name = unescape(value)
 		case "NSpid":
-			ids := strings.Fields(value)
-			if len(ids) == 0 {
-				return s, fmt.Errorf("line %q: no id", line)
-			}
-			s.tid, err = strconv.Atoi(ids[len(ids)-1])
+			s.tid, err = innermost(value)
+		case "NSpgid":
+			s.group, err = innermost(value)
+		case "NSsid":
+			s.session, err = innermost(value)
 		case "SigPnd":
 			s.pending, err = strconv.ParseUint(value, 16, 64)
 		case "ShdPnd":
@@ -46,6 +48,11 @@ func parseStatus(text string) (s status, err error) {
 		return s, fmt.Errorf("thread id %d", s.tid)
 	}
 	return s, nil
+}
+
+// innermost of the ids that a process has in its pid namespaces.
+func innermost(ids string) (int, error) {
+	return strconv.Atoi(ids[strings.LastIndexByte(ids, '\t')+1:])
 }
 
 // unescape undoes what the kernel does to a name: backslash and newline are escaped.

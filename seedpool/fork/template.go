@@ -9,17 +9,15 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/ptrace"
 )
 
-// Template is a stopped process with its zygote.
+// Template is a stopped process, or an init with its children, each with its zygote.
 type Template struct {
-	program *Program
-	control *linux.Control
-	// zygote is the host's view of it.
-	zygote         *linux.Pidfd
-	zygotePID, pid int
+	// zygote of the first process.
+	*zygote
+	// children have a zygote each.
+	children []*zygote
 	// filler takes the place of descriptors that a request does not have.
 	filler *os.File
 
@@ -50,47 +48,64 @@ func (e *RefusedError) Error() string {
 // Unwrap makes it an ErrRefused.
 func (e *RefusedError) Unwrap() error { return ErrRefused }
 
-// NewTemplate makes a template of a process and leaves it stopped by SIGSTOP. A process that is refused goes on as it was. After any other error it is not
-// fit to run: the caller ends it. origin is nil for a process that is the first of its pid namespace and has the privileges that its clones are to have; any
-// other process must not run: after an error, and when the caller ends meanwhile, it is killed.
-func NewTemplate(ctx context.Context, pid int, origin *Origin) (*Template, error) {
-	t, err := newTemplate(ctx, pid, origin)
+// Source is a process that is to be a template's. Origin is nil for one that is in the pid namespace of its own that it was born in, and has the privileges that its
+// clones are to have.
+type Source struct {
+	PID    int
+	Origin *Origin
+}
+
+// NewTemplate makes a template of a process, or of an init and its children, which follow it, and leaves them stopped by SIGSTOP. What is refused goes on as it was. After
+// any other error it is not fit to run: the caller ends it. A process with an origin must not run: after an error, and when the caller ends meanwhile, all are killed.
+func NewTemplate(ctx context.Context, sources ...Source) (*Template, error) {
+	t, err := newTemplate(ctx, sources)
 	if err != nil {
-		return nil, fmt.Errorf("make template of process %d: %w", pid, err)
+		return nil, fmt.Errorf("make template of process %d: %w", sources[0].PID, err)
 	}
 	return t, nil
 }
 
-func newTemplate(ctx context.Context, pid int, origin *Origin) (*Template, error) {
+func newTemplate(ctx context.Context, sources []Source) (*Template, error) {
 	tracer := ptrace.NewTracer()
 	defer tracer.Close()
-	kill := func() error {
-		if origin == nil {
-			return nil
+	var seized [][]*ptrace.Tracee
+	// Those who were killed before they are let go do not run.
+	fail := func(errs ...error) error {
+		for _, s := range sources {
+			if s.Origin != nil {
+				errs = append(errs, os.NewSyscallError("kill", syscall.Kill(s.PID, syscall.SIGKILL)))
+			}
 		}
-		return os.NewSyscallError("kill", syscall.Kill(pid, syscall.SIGKILL))
+		return errors.Join(append(errs, letGo(seized))...)
 	}
-	threads, err := tracer.SeizeAll(ctx, pid, ptrace.Options{ExitKill: origin != nil})
+	for _, s := range sources {
+		threads, err := tracer.SeizeAll(ctx, s.PID, ptrace.Options{ExitKill: s.Origin != nil})
+		if err != nil {
+			return nil, fail(err)
+		}
+		seized = append(seized, threads)
+	}
+	t, err := prepare(ctx, sources, seized)
 	if err != nil {
-		return nil, errors.Join(err, kill())
+		return nil, fail(err)
 	}
-	t, err := prepare(ctx, pid, threads, origin)
-	if err != nil {
-		// Before it is let go.
-		return nil, errors.Join(err, kill(), letGo(threads))
-	}
-	if err := ptrace.DetachAll(threads); err != nil {
-		return nil, errors.Join(err, kill(), t.Close())
+	for n, threads := range seized {
+		if err := ptrace.DetachAll(threads); err != nil {
+			seized = seized[n+1:]
+			return nil, fail(err, t.Close())
+		}
 	}
 	return t, nil
 }
 
 // letGo detaches from threads some of which may have been killed.
-func letGo(threads []*ptrace.Tracee) error {
-	if err := ptrace.DetachAll(threads); !errors.Is(err, syscall.ESRCH) {
-		return err
+func letGo(seized [][]*ptrace.Tracee) (all error) {
+	for _, threads := range seized {
+		if err := ptrace.DetachAll(threads); !errors.Is(err, syscall.ESRCH) {
+			all = errors.Join(all, err)
+		}
 	}
-	return nil
+	return all
 }
 
 const (
@@ -100,51 +115,29 @@ const (
 	pageSize            = 4096
 )
 
-func prepare(ctx context.Context, pid int, threads []*ptrace.Tracee, origin *Origin) (*Template, error) {
-	main := threads[0]
-	base, err := main.Syscall(ctx, sysMmap, 0, regionSize, protRead|protWrite, mapPrivateAnonymous, noFile, 0)
-	if err != nil {
-		return nil, fmt.Errorf("map region: %w", err)
+// prepare reads the processes and has each fork its zygote.
+func prepare(ctx context.Context, sources []Source, seized [][]*ptrace.Tracee) (_ *Template, err error) {
+	var subjects []Subject
+	for n, threads := range seized {
+		base, err := threads[0].Syscall(ctx, sysMmap, 0, regionSize, protRead|protWrite, mapPrivateAnonymous, noFile, 0)
+		if err != nil {
+			return nil, fmt.Errorf("map region: %w", err)
+		}
+		subjects = append(subjects, Subject{threads, base + codeSize, [2]uint64{base, base + regionSize}, sources[n].Origin})
 	}
-	process, refusals, err := Inspect(ctx, threads, base+codeSize, [2]uint64{base, base + regionSize})
-	if err == nil {
-		err = origin.renumber(process)
-	}
+	processes, refusals, err := Inspect(ctx, subjects...)
 	if err != nil {
 		return nil, err
 	}
-	if first := process.Threads[0].Tid; first != 1 {
-		refusals = append(refusals, Refusal{
-			CodeNotInit, fmt.Sprintf("the process is number %d in its pid namespace, a clone would be number 1", first), "run it as the first process of a pid namespace",
-		})
-	}
-	refusals = append(refusals, origin.judge(process.NoNewPrivs)...)
 	if len(refusals) > 0 {
-		_, err := main.Syscall(ctx, sysMunmap, base, regionSize)
-		return nil, errors.Join(&RefusedError{refusals}, err)
-	}
-	return fork(ctx, pid, main, base, process, origin)
-}
-
-// fork writes the program into the template, starts the zygote and connects to it.
-func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, process *Process, origin *Origin) (_ *Template, err error) {
-	memory := ptrace.NewMemory(pid)
-	if _, err := main.Syscall(ctx, sysSocketpair, afUnix, packetSocket, 0, base+codeSize); err != nil {
-		return nil, fmt.Errorf("make socket pair: %w", err)
-	}
-	var pair [8]byte
-	if _, err := memory.ReadAt(pair[:], int64(base+codeSize)); err != nil {
+		err = &RefusedError{refusals}
+		for _, s := range subjects {
+			_, unmapped := s.Threads[0].Syscall(ctx, sysMunmap, s.Own[0], regionSize)
+			err = errors.Join(err, unmapped)
+		}
 		return nil, err
 	}
-	layout := Layout{Base: base, Control: int(pair[0]) | int(pair[1])<<8, Peer: int(pair[4]) | int(pair[5])<<8, XState: signalFrame(process.Threads[0])}
-	program, err := Plan(process, layout, origin)
-	if err != nil {
-		return nil, fmt.Errorf("plan clones: %w", err)
-	}
-	if err := load(ctx, main, memory, program); err != nil {
-		return nil, err
-	}
-	t := &Template{program: program, pid: pid}
+	t := &Template{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -153,81 +146,34 @@ func fork(ctx context.Context, pid int, main *ptrace.Tracee, base uint64, proces
 	if t.filler, err = os.Open(os.DevNull); err != nil {
 		return nil, err
 	}
-	if err := t.connect(pid); err != nil {
+	if t.zygote, err = newZygote(ctx, seized[0][0], subjects[0].Own[0], processes[0], sources[0].Origin); err != nil {
 		return nil, err
 	}
-	return t, t.start(ctx, main)
-}
-
-// load writes stub and program, and lets the template's memory be forked.
-func load(ctx context.Context, main *ptrace.Tracee, memory ptrace.Memory, p *Program) error {
-	if _, err := memory.WriteAt(stub, int64(p.Base)); err != nil {
-		return fmt.Errorf("write stub: %w", err)
-	}
-	if _, err := main.Syscall(ctx, sysMprotect, p.Base, codeSize, protRead|protExec); err != nil {
-		return fmt.Errorf("protect stub: %w", err)
-	}
-	if _, err := memory.WriteAt(p.Data, int64(p.Base+codeSize)); err != nil {
-		return fmt.Errorf("write program: %w", err)
-	}
-	for _, v := range p.Undo {
-		if _, err := main.Syscall(ctx, sysMadvise, v.Start, v.End-v.Start, adviceFork); err != nil {
-			return fmt.Errorf("let %x-%x be forked: %w", v.Start, v.End, err)
+	for n, s := range subjects[1:] {
+		z, err := newZygote(ctx, s.Threads[0], s.Own[0], processes[n+1], sources[n+1].Origin)
+		if err != nil {
+			return nil, err
 		}
+		t.children = append(t.children, z)
 	}
-	return nil
+	return t, nil
 }
 
-func (t *Template) connect(pid int) error {
-	process, err := linux.OpenPidfd(pid)
-	if err != nil {
-		return err
+// zygotes are all, the first process's first.
+func (t *Template) zygotes() []*zygote { return append([]*zygote{t.zygote}, t.children...) }
+
+// Zygotes are their pids. They are born in the template's cgroup; in another they go on when the template is frozen.
+func (t *Template) Zygotes() (pids []int) {
+	for _, z := range t.zygotes() {
+		pids = append(pids, z.zygotePID)
 	}
-	defer process.Close()
-	end, err := process.Descriptor(t.program.Peer)
-	if err != nil {
-		return err
-	}
-	t.control, err = linux.NewControl(end)
-	return err
+	return pids
 }
 
-// start forks the zygote, learns its pid from its hello, and leaves the template without our descriptors and stopped.
-func (t *Template) start(ctx context.Context, main *ptrace.Tracee) error {
-	r, err := main.Regs()
-	if err != nil {
-		return err
-	}
-	r.Rip, r.Rbx, r.R15 = t.program.Base, t.program.Fork, t.program.Header
-	if _, err := main.Run(ctx, r, markCall); err != nil {
-		return fmt.Errorf("fork zygote: %w", err)
-	}
-	m, err := t.receive(ctx)
-	if err != nil {
-		return fmt.Errorf("hear from zygote: %w", err)
-	}
-	if m.kind != kindHello {
-		return fmt.Errorf("start zygote: %w", t.failure(t.program.program, m))
-	}
-	t.zygotePID = m.pid
-	if t.zygote, err = linux.OpenPidfd(m.pid); err != nil {
-		return err
-	}
-	for _, fd := range []int{t.program.Control, t.program.Peer} {
-		if _, err := main.Syscall(ctx, sysClose, uint64(fd)); err != nil {
-			return fmt.Errorf("close control socket: %w", err)
-		}
-	}
-	return os.NewSyscallError("kill", syscall.Kill(t.pid, syscall.SIGSTOP))
-}
-
-// Zygote is the zygote's pid. It is born in the template's cgroup; in another it goes on when the template is frozen.
-func (t *Template) Zygote() int { return t.zygotePID }
-
-// Program is what the template's clones do.
+// Program is what clones of the first process do.
 func (t *Template) Program() *Program { return t.program }
 
-// Close ends the zygote. Clones that were released live on as long as the pid namespace that they were made in: if the template is its first process, as
+// Close ends the zygotes. Clones that were released live on as long as the pid namespace that they were made in: if the template is its first process, as
 // long as the template.
 func (t *Template) Close() error {
 	t.mu.Lock()
@@ -237,14 +183,10 @@ func (t *Template) Close() error {
 	}
 	t.closed = true
 	var all error
-	if t.control != nil {
-		all = t.control.Close()
-	}
-	if t.zygote != nil {
-		if err := t.zygote.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			all = errors.Join(all, err)
+	for _, z := range t.zygotes() {
+		if z != nil {
+			all = errors.Join(all, z.close())
 		}
-		all = errors.Join(all, t.zygote.Close())
 	}
 	if t.filler != nil {
 		all = errors.Join(all, t.filler.Close())

@@ -96,13 +96,13 @@ func (i *inspector) readTimers(ctx context.Context, p *Process) error {
 			continue
 		}
 		if t.Notify&sigevThreadID != 0 {
-			t.Thread = slices.IndexFunc(i.threads, func(o *ptrace.Tracee) bool { return o.Tid == t.Tid })
+			t.Thread = slices.IndexFunc(i.Threads, func(o *ptrace.Tracee) bool { return o.Tid == t.Tid })
 			if t.Thread < 0 {
 				i.refuse(CodeTimer, "", "timer %d signals thread %d, which is none of the process", t.ID, t.Tid)
 				continue
 			}
 		}
-		b, err := i.ask(ctx, i.threads[0], sizeofItimerspec, sysTimerGettime, uint64(t.ID), i.scratch)
+		b, err := i.ask(ctx, i.Threads[0], sizeofItimerspec, sysTimerGettime, uint64(t.ID), i.Scratch)
 		if err != nil {
 			return err
 		}

@@ -50,8 +50,10 @@ func (m *making) forked(ctx context.Context) (pid int, err error) {
 // hold has a clone become the application and not run: its cgroup is frozen before it is let go.
 func (m *making) hold(ctx context.Context, c *fork.Clone) error {
 	// clone3 knows of the v2 hierarchy only.
-	if err := m.made.cgroup.AttachLegacy(c.PID); err != nil {
-		return err
+	for _, pid := range c.PIDs() {
+		if err := m.made.cgroup.AttachLegacy(pid); err != nil {
+			return err
+		}
 	}
 	if err := m.made.cgroup.Freeze(ctx); err != nil {
 		return err

@@ -41,8 +41,15 @@ func Hold() error {
 	if _, err := bufio.NewReader(life).ReadByte(); err == nil {
 		return errors.New("the keeper says something")
 	}
-	if err := end(restore.TemplatePID); err != nil {
+	// Children of the template's, which would be left to us: they are stopped, and would never end.
+	children, err := linux.Children(restore.TemplatePID)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
+	}
+	for _, pid := range append(children, restore.TemplatePID) {
+		if err := end(pid); err != nil {
+			return err
+		}
 	}
 	// With the template gone the zygote is ours, with the zygote gone the clones are. Of children that nobody waits for the kernel tells only when there are no more.
 	for {

@@ -120,7 +120,7 @@ func (t *template) try(ctx context.Context, c Config, r *api.MakeRequest, spec *
 	if err := errors.Join(t.frozen.Create(), t.awake.Create()); err != nil {
 		return err
 	}
-	origin, err := t.restore(ctx, c, r, spec, images)
+	processes, err := t.restore(ctx, c, r, spec, images)
 	if err != nil {
 		return err
 	}
@@ -128,18 +128,23 @@ func (t *template) try(ctx context.Context, c Config, r *api.MakeRequest, spec *
 	if err := t.frozen.Thaw(); err != nil {
 		return err
 	}
-	t.process, err = fork.NewTemplate(ctx, t.pid, (*fork.Origin)(origin))
-	if err != nil {
+	var sources []fork.Source
+	for _, p := range processes {
+		sources = append(sources, fork.Source{PID: p.PID, Origin: (*fork.Origin)(p.Origin)})
+	}
+	if t.process, err = fork.NewTemplate(ctx, sources...); err != nil {
 		return err
 	}
-	if err := t.awake.Attach(t.process.Zygote()); err != nil {
-		return err
+	for _, zygote := range t.process.Zygotes() {
+		if err := t.awake.Attach(zygote); err != nil {
+			return err
+		}
 	}
 	return t.frozen.Freeze(ctx)
 }
 
-// restore makes the template's process, in mounts of its own: its open files are there, its clones have theirs.
-func (t *template) restore(ctx context.Context, c Config, r *api.MakeRequest, spec *specs.Spec, images string) (_ *restore.Origin, err error) {
+// restore makes the template's processes, in mounts of their own: their open files are there, their clones have theirs.
+func (t *template) restore(ctx context.Context, c Config, r *api.MakeRequest, spec *specs.Spec, images string) (processes []restore.TemplateProcess, err error) {
 	overlay, err := t.overlay(r.Overlay)
 	if err != nil {
 		return nil, err
@@ -168,17 +173,17 @@ func (t *template) restore(ctx context.Context, c Config, r *api.MakeRequest, sp
 		return nil, err
 	}
 	o.PIDNS, o.MountNS = t.holder.pids, t.holder.mount
-	var origin *restore.Origin
-	if t.pid, origin, err = restore.Template(ctx, c.CRIU, o); err != nil {
+	if processes, err = restore.Template(ctx, c.CRIU, o); err != nil {
 		return nil, err
 	}
+	t.pid = processes[0].PID
 	p, err := linux.OpenPidfd(t.pid)
 	if err != nil {
 		return nil, err
 	}
 	t.reaped = make(chan struct{})
 	go t.reap(p)
-	return origin, nil
+	return processes, nil
 }
 
 // reap waits for the template's end before it asks wait4, which would take its stops from who traces it.

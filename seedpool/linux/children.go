@@ -36,3 +36,19 @@ func Children(pid int) ([]int, error) {
 	}
 	return children, nil
 }
+
+// InnermostPID is the number of a process in the pid namespace that it lives in.
+func InnermostPID(pid int) (int, error) {
+	path := fmt.Sprintf("/proc/%d/status", pid)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if ids, found := strings.CutPrefix(line, "NSpid:"); found {
+			all := strings.Fields(ids)
+			return strconv.Atoi(all[len(all)-1])
+		}
+	}
+	return 0, fmt.Errorf("read %s: no line NSpid: %w", path, errors.ErrUnsupported)
+}

@@ -144,7 +144,7 @@ func (r *restoring) run(ctx context.Context, c CRIU) (err error) {
 		return errors.New("criu names no process")
 	}
 	if r.template != nil {
-		if r.pid, err = r.template.pid(); err != nil {
+		if r.pid, err = r.template.find(); err != nil {
 			return err
 		}
 	}

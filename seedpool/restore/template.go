@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
@@ -21,24 +22,34 @@ type TemplateOptions struct {
 	PIDNS, MountNS *os.File
 	// Caps are the capabilities that the template gets, bit n is capability n: what it takes to make clones of it.
 	Caps uint64
+
+	edited []edited
+	made   []TemplateProcess
 }
 
 // TemplatePID is the template's number in the holder's pid namespace: an init's, as a container's first process is, in its image.
 const TemplatePID = 1 + templateBase
 
-// Template restores an image as a process that is never to run: frozen, and stopped for when its cgroup is thawed. It says what the process was before it was given
-// more privileges and other ids. The error is an *Error; it wraps ErrNoTemplate if this image can never be cloned.
-func Template(ctx context.Context, c CRIU, o TemplateOptions) (pid int, origin *Origin, err error) {
+// TemplateProcess is one process of a template: its number as we see it, and what it was before it was given more privileges and other ids.
+type TemplateProcess struct {
+	PID    int
+	Origin *Origin
+}
+
+// Template restores an image as a process that is never to run, or an init and its children: frozen, and stopped for when their cgroup is thawed. The first comes first.
+// The error is an *Error; it wraps ErrNoTemplate if this image can never be cloned.
+func Template(ctx context.Context, c CRIU, o TemplateOptions) ([]TemplateProcess, error) {
 	if err := Check(o.ImagesDir); err != nil {
-		return 0, nil, fmt.Errorf("make template: %w", err)
+		return nil, fmt.Errorf("make template: %w", err)
 	}
-	if origin, err = editTemplate(o.ImagesDir, o.WorkDir, o.Caps); err != nil {
-		return 0, nil, fmt.Errorf("make template: %w", err)
+	var err error
+	if o.edited, err = editTemplate(o.ImagesDir, o.WorkDir, o.Caps); err != nil {
+		return nil, fmt.Errorf("make template: %w", err)
 	}
-	if pid, _, err = restore(ctx, c, &restoring{o: o.Options, template: &o}); err != nil {
-		return 0, nil, err
+	if _, _, err = restore(ctx, c, &restoring{o: o.Options, template: &o}); err != nil {
+		return nil, err
 	}
-	return pid, origin, nil
+	return o.made, nil
 }
 
 // asTemplate changes a request: what CRIU knows of our directories by our number it could not find, since in its pid namespace we have none.
@@ -59,14 +70,25 @@ func (t *TemplateOptions) start(cmd *exec.Cmd) error {
 	})
 }
 
-// pid is the one process that is in the template's cgroup: its number as we see it.
-func (t *TemplateOptions) pid() (int, error) {
-	pids, err := t.Cgroup.Procs()
+// find tells the processes in the template's cgroup, as we see them, by the numbers that they have in the holder's pid namespace, and returns the first one's.
+func (t *TemplateOptions) find() (pid int, err error) {
+	list, err := t.Cgroup.Procs()
 	if err != nil {
 		return 0, err
 	}
-	if len(pids) != 1 {
-		return 0, fmt.Errorf("template has processes %v: %w", pids, errors.ErrUnsupported)
+	pids := make(map[int]int)
+	for _, pid := range list {
+		own, err := linux.InnermostPID(pid)
+		if err != nil {
+			return 0, err
+		}
+		pids[own] = pid
 	}
-	return pids[0], nil
+	for _, p := range t.edited {
+		t.made = append(t.made, TemplateProcess{pids[int(p.pid)+templateBase], p.origin})
+	}
+	if len(pids) != len(t.made) || slices.ContainsFunc(t.made, func(p TemplateProcess) bool { return p.PID == 0 }) {
+		return 0, fmt.Errorf("template has processes %v, its image %d: %w", pids, len(t.made), errors.ErrUnsupported)
+	}
+	return t.made[0].PID, nil
 }

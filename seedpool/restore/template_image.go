@@ -29,7 +29,7 @@ var ErrNoTemplate = errors.New("not to be cloned")
 
 // Origin is what a process was before its image was made a template's, and what its clones are to be.
 type Origin struct {
-	// Tids are the ids of its threads, by the ids that they have in the template.
+	// Tids are the ids of all threads of the tree, by the ids that they have in the template.
 	Tids map[int]int
 	// Capability sets, bit n is capability n.
 	Effective, Permitted, Inheritable uint64
@@ -41,20 +41,24 @@ type Origin struct {
 // templateEdit is an image on its way to a template's.
 type templateEdit struct {
 	from, to string
-	pid      uint32
-	origin   *Origin
+	caps     uint64
+	pidNS    uint32
+	// tids are the ids of all threads, by those that they have in the template.
+	tids map[int]int
 	// written are the files of the old image that have another content or name in the new one.
 	written []string
 }
 
-// editTemplate writes, of the image in `from`, one from which CRIU makes the template: one process of an existing pid namespace, with ids that are free there,
+// edited is one process of an image that was made a template's.
+type edited struct {
+	pid    uint32
+	origin *Origin
+}
+
+// editTemplate writes, of the image in `from`, one from which CRIU makes the template: processes of an existing pid namespace, with ids that are free there,
 // with all capabilities that `caps` has, and without seccomp filter. Nothing else of it is changed: what is large is linked to.
-func editTemplate(from, to string, caps uint64) (*Origin, error) {
-	e := &templateEdit{from: from, to: to, origin: &Origin{Tids: make(map[int]int)}}
-	threads, err := e.tree()
-	if err != nil {
-		return nil, err
-	}
+func editTemplate(from, to string, caps uint64) (list []edited, err error) {
+	e := &templateEdit{from: from, to: to, caps: caps, tids: make(map[int]int)}
 	var inv inventory.InventoryEntry
 	if err := one(filepath.Join(from, "inventory.img"), &inv); err != nil {
 		return nil, err
@@ -62,27 +66,24 @@ func editTemplate(from, to string, caps uint64) (*Origin, error) {
 	if inv.GetRootIds().PidNsId == nil {
 		return nil, fmt.Errorf("inventory.img: no pid namespace: %w", ErrImage)
 	}
-	var first *criucore.CoreEntry
-	for _, tid := range threads {
-		core, err := checkCore(from, tid)
+	e.pidNS = inv.GetRootIds().GetPidNsId()
+	tasks, err := e.tree()
+	if err != nil {
+		return nil, err
+	}
+	for pid, threads := range tasks {
+		origin, err := e.process(pid, threads)
 		if err != nil {
 			return nil, err
 		}
-		if first == nil {
-			first = core
-		}
-		if err := e.thread(tid, core, first, inv.GetRootIds().GetPidNsId(), caps); err != nil {
-			return nil, fmt.Errorf("core-%d.img: %w", tid, err)
-		}
+		list = append(list, edited{pid, origin})
 	}
-	if err := e.filter(threads); err != nil {
-		return nil, err
-	}
-	return e.origin, errors.Join(e.ids(inv.GetRootIds().GetPidNsId()), e.rest())
+	slices.SortFunc(list, func(a, b edited) int { return int(a.pid) - int(b.pid) })
+	return list, e.rest(tasks)
 }
 
-// tree rewrites the list of processes, of which there may be one.
-func (e *templateEdit) tree() (threads []uint32, err error) {
+// tree rewrites the list of processes: there may be one, or an init and its children. It returns their threads.
+func (e *templateEdit) tree() (threads map[uint32][]uint32, err error) {
 	var tasks []*pstree.PstreeEntry
 	err = entries(filepath.Join(e.from, "pstree.img"), func(data []byte) error {
 		t := new(pstree.PstreeEntry)
@@ -92,54 +93,98 @@ func (e *templateEdit) tree() (threads []uint32, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(tasks) != 1 {
-		return nil, fmt.Errorf("it has %d processes: %w", len(tasks), ErrNoTemplate)
-	}
-	t := tasks[0]
-	threads = slices.Clone(t.Threads)
-	if len(threads) > maxTasks || !slices.Contains(threads, t.GetPid()) {
-		return nil, fmt.Errorf("pstree.img: process %d has threads %v: %w", t.GetPid(), threads, ErrImage)
-	}
-	e.pid = t.GetPid()
-	for n, id := range threads {
-		if id == 0 || id > lastID {
-			return nil, fmt.Errorf("thread %d has too high a number: %w", id, ErrNoTemplate)
+	threads = make(map[uint32][]uint32)
+	for n, t := range tasks {
+		if len(t.Threads) > maxTasks || !slices.Contains(t.Threads, t.GetPid()) || threads[t.GetPid()] != nil {
+			return nil, fmt.Errorf("pstree.img: process %d has threads %v: %w", t.GetPid(), t.Threads, ErrImage)
 		}
-		e.origin.Tids[int(id)+templateBase] = int(id)
-		t.Threads[n] += templateBase
-	}
-	for _, id := range []*uint32{t.Pid, t.Pgid, t.Sid} {
-		if *id != e.pid {
-			return nil, fmt.Errorf("process %d is of group %d in session %d: %w", e.pid, t.GetPgid(), t.GetSid(), ErrNoTemplate)
+		if init := tasks[0].GetPid(); n > 0 && t.GetPpid() != init {
+			return nil, fmt.Errorf("process %d is a child of process %d, not of the first one: start the server itself as the container's first process: %w", t.GetPid(), t.GetPpid(), ErrNoTemplate)
 		}
-		*id += templateBase
+		threads[t.GetPid()] = slices.Clone(t.Threads)
+		for n, id := range t.Threads {
+			if id == 0 || id > lastID {
+				return nil, fmt.Errorf("thread %d has too high a number: %w", id, ErrNoTemplate)
+			}
+			e.tids[int(id)+templateBase] = int(id)
+			t.Threads[n] += templateBase
+		}
+	}
+	if init := tasks[0]; init.GetPgid() != init.GetPid() || init.GetSid() != init.GetPid() {
+		return nil, fmt.Errorf("process %d is of group %d in session %d: %w", init.GetPid(), init.GetPgid(), init.GetSid(), ErrNoTemplate)
 	}
 	e.written = append(e.written, "pstree.img")
-	return threads, writeImage(filepath.Join(e.to, "pstree.img"), "PSTREE", t)
+	return threads, e.renumber(tasks)
 }
 
-// thread rewrites the state of one thread, whose credentials must be those of the first.
-func (e *templateEdit) thread(tid uint32, core, first *criucore.CoreEntry, pidNS uint32, caps uint64) error {
+// renumber writes the list with other ids. That each is of a group and session of the tree's is for who has them to clone.
+func (e *templateEdit) renumber(tasks []*pstree.PstreeEntry) error {
+	var list []proto.Message
+	for n, t := range tasks {
+		ids := []*uint32{t.Pid, t.Pgid, t.Sid}
+		if n > 0 {
+			ids = append(ids, t.Ppid)
+		}
+		for _, id := range ids {
+			if e.tids[int(*id)+templateBase] == 0 {
+				return fmt.Errorf("process %d is of group %d in session %d, which are not of its tree: %w", t.GetPid(), t.GetPgid(), t.GetSid(), ErrNoTemplate)
+			}
+		}
+		for _, id := range ids {
+			*id += templateBase
+		}
+		list = append(list, t)
+	}
+	return writeImage(filepath.Join(e.to, "pstree.img"), "PSTREE", list...)
+}
+
+// process rewrites the state of one process.
+func (e *templateEdit) process(pid uint32, threads []uint32) (*Origin, error) {
+	origin := &Origin{Tids: e.tids}
+	var first *criucore.CoreEntry
+	for _, tid := range threads {
+		core, err := checkCore(e.from, tid)
+		if err != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = core
+		}
+		if err := e.thread(origin, tid, tid == pid, core, first); err != nil {
+			return nil, fmt.Errorf("core-%d.img: %w", tid, err)
+		}
+	}
+	if err := e.filter(origin, threads); err != nil {
+		return nil, err
+	}
+	return origin, e.ids(pid)
+}
+
+// thread rewrites the state of one thread, whose credentials must be those of the process's first.
+func (e *templateEdit) thread(origin *Origin, tid uint32, main bool, core, first *criucore.CoreEntry) error {
 	c, task := core.GetThreadCore(), core.GetTc()
-	if c.GetCreds() == nil || tid == e.pid && task.GetTaskState() != taskAlive {
+	if main && task.GetTaskState() != taskAlive {
+		return fmt.Errorf("process %d has ended, and nobody has waited for it: %w", tid, ErrNoTemplate)
+	}
+	if c.GetCreds() == nil {
 		return fmt.Errorf("no credentials: %w", ErrImage)
 	}
-	if core != first && !proto.Equal(c.GetCreds(), originalCreds(first, e.origin)) {
+	if core != first && !proto.Equal(c.GetCreds(), originalCreds(first, origin)) {
 		return fmt.Errorf("thread %d has other credentials than the first: %w", tid, ErrNoTemplate)
 	}
 	if len(task.GetTimers().GetPosix()) > 0 {
 		return fmt.Errorf("the process has POSIX timers: %w", ErrNoTemplate)
 	}
 	if core == first {
-		e.origin.Effective, e.origin.Permitted, e.origin.Inheritable = set(c.Creds.CapEff), set(c.Creds.CapPrm), set(c.Creds.CapInh)
+		origin.Effective, origin.Permitted, origin.Inheritable = set(c.Creds.CapEff), set(c.Creds.CapPrm), set(c.Creds.CapInh)
 	}
-	c.Creds.CapPrm, c.Creds.CapEff = halves(caps), halves(caps)
+	c.Creds.CapPrm, c.Creds.CapEff = halves(e.caps), halves(e.caps)
 	c.SeccompMode, c.SeccompFilter = nil, nil
 	if task != nil {
 		task.OldSeccompMode, task.OldSeccompFilter = nil, nil
 	}
 	if core.Ids != nil {
-		core.Ids.PidNsId = proto.Uint32(pidNS)
+		core.Ids.PidNsId = proto.Uint32(e.pidNS)
 	}
 	e.written = append(e.written, fmt.Sprintf("core-%d.img", tid))
 	return writeImage(filepath.Join(e.to, fmt.Sprintf("core-%d.img", tid+templateBase)), "CORE", core)
@@ -170,7 +215,7 @@ const (
 
 // filter takes the seccomp filter of all threads. CRIU notes one that was installed for all at once with the process's first thread only, and says so in its
 // flags.
-func (e *templateEdit) filter(threads []uint32) error {
+func (e *templateEdit) filter(origin *Origin, threads []uint32) error {
 	var modes, indexes []uint32
 	for _, tid := range threads {
 		core, err := checkCore(e.from, tid)
@@ -207,20 +252,20 @@ func (e *templateEdit) filter(threads []uint32) error {
 	if len(f.GetFilter()) == 0 || len(f.GetFilter())%8 != 0 {
 		return fmt.Errorf("seccomp.img: filter of %d bytes: %w", len(f.GetFilter()), ErrImage)
 	}
-	e.origin.Filter, e.origin.FilterFlags = f.GetFilter(), f.GetFlags()&^forAll
+	origin.Filter, origin.FilterFlags = f.GetFilter(), f.GetFlags()&^forAll
 	return nil
 }
 
-// ids rewrites the numbers of the process's namespaces: with that of CRIU's own pid namespace it makes none.
-func (e *templateEdit) ids(pidNS uint32) error {
-	name := fmt.Sprintf("ids-%d.img", e.pid)
+// ids rewrites the numbers of a process's namespaces: with that of CRIU's own pid namespace it makes none.
+func (e *templateEdit) ids(pid uint32) error {
+	name := fmt.Sprintf("ids-%d.img", pid)
 	var ids criucore.TaskKobjIdsEntry
 	if err := one(filepath.Join(e.from, name), &ids); err != nil {
 		return err
 	}
-	ids.PidNsId = proto.Uint32(pidNS)
+	ids.PidNsId = proto.Uint32(e.pidNS)
 	e.written = append(e.written, name)
-	return writeImage(filepath.Join(e.to, fmt.Sprintf("ids-%d.img", e.pid+templateBase)), "IDS", &ids)
+	return writeImage(filepath.Join(e.to, fmt.Sprintf("ids-%d.img", pid+templateBase)), "IDS", &ids)
 }
 
 // What becomes of the other files of an image, by the first part of their names. A kind that is not here is one of which nobody knows whether it names a process.
@@ -234,7 +279,7 @@ var (
 )
 
 // rest gives the new image what of the old one was not rewritten. `pagemap-shmem` and `pipes-data` are of their first part's kind.
-func (e *templateEdit) rest() error {
+func (e *templateEdit) rest(tasks map[uint32][]uint32) error {
 	list, err := os.ReadDir(e.from)
 	if err != nil {
 		return err
@@ -246,9 +291,10 @@ func (e *templateEdit) rest() error {
 		}
 		kind, id, _ := strings.Cut(name, "-")
 		to := entry.Name()
-		switch {
-		case slices.Contains(renamed, kind) && id == strconv.Itoa(int(e.pid)):
-			to = fmt.Sprintf("%s-%d.img", kind, e.pid+templateBase)
+		number, _ := strconv.ParseUint(id, 10, 32)
+		switch pid := uint32(number); {
+		case slices.Contains(renamed, kind) && tasks[pid] != nil:
+			to = fmt.Sprintf("%s-%d.img", kind, pid+templateBase)
 		case slices.Contains(linked, kind) || kind == "pagemap" && strings.HasPrefix(id, "shmem-"):
 		default:
 			return fmt.Errorf("its image has %s: %w", entry.Name(), ErrNoTemplate)

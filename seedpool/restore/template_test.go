@@ -72,12 +72,13 @@ func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
 	o := TemplateOptions{Options: p.o, Caps: allCaps(t)}
 	o.PIDNS, o.MountNS = b.holder()
 	o.WorkDir, o.CgroupNS = b.subdir("template"), false
-	pid, origin, err := Template(t.Context(), b.criu, o)
+	made, err := Template(t.Context(), b.criu, o)
 	err = errors.Join(err, p.staged.Unstage())
 	if err != nil {
 		log, _ := os.ReadFile(o.WorkDir + "/restore.log")
 		t.Fatalf("%s\n%v\n%s", report(err), errors.Unwrap(err), log)
 	}
+	pid, origin := made[0].PID, made[0].Origin
 	t.Cleanup(func() {
 		_ = p.cgroup.Kill()
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
@@ -151,7 +152,7 @@ func (b *bed) threads(pid int) (list []linux.Creds, tids []int) {
 func TestWhatCannotBeATemplateIsRefused(t *testing.T) {
 	b := newBed(t, "tiny-demo")
 	s := b.dump(b.boot(b.img.Spec(t, shell...)))
-	tree := b.dump(b.boot(b.img.Spec(t, "sh", "-c", "sleep 1000 & echo up; wait")))
+	tree := b.dump(b.boot(b.img.Spec(t, "sh", "-c", "sh -c 'sleep 1000 & wait' & sleep 1; echo up; wait")))
 	copied := func(change func(dir string) error) string {
 		dir := b.subdir("changed")
 		if err := errors.Join(copyOthers(s.images, dir, nil), change(dir)); err != nil {
@@ -163,7 +164,7 @@ func TestWhatCannotBeATemplateIsRefused(t *testing.T) {
 		images string
 		want   error
 	}{
-		"a tree": {tree.images, ErrNoTemplate},
+		"a deep tree": {tree.images, ErrNoTemplate},
 		"a file of a kind that is not known": {copied(func(dir string) error {
 			return os.WriteFile(dir+"/bpfmap-1.img", nil, 0o600)
 		}), ErrNoTemplate},
@@ -186,8 +187,8 @@ func TestWhatCannotBeATemplateIsRefused(t *testing.T) {
 			return writeImage(dir+"/pstree.img", "PSTREE", &tree)
 		}), ErrNoTemplate},
 	} {
-		if origin, err := editTemplate(c.images, b.subdir("template"), allCaps(t)); !errors.Is(err, c.want) {
-			t.Errorf("%s: %+v, %v", name, origin, err)
+		if list, err := editTemplate(c.images, b.subdir("template"), allCaps(t)); !errors.Is(err, c.want) {
+			t.Errorf("%s: %+v, %v", name, list, err)
 		}
 	}
 }
