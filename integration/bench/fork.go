@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,27 +99,10 @@ func firstReply(ctx context.Context, s *stack.Stack, r *results, a app, g rung, 
 	return s.RemoveAll(ctx)
 }
 
-// inShim is what a start took in its shim, all phases of it, in ms: what was done ahead counts, and the wait for it does not.
-func inShim(ctx context.Context, s *stack.Stack, id string) (sum float64, err error) {
-	out, err := s.Sprout(ctx, "explain", id, "--json")
-	if err != nil {
-		return 0, err
-	}
-	var records []struct {
-		Ahead, Phases []struct {
-			Name        string
-			Nanoseconds int64 `json:",string"`
-		}
-	}
-	if err := json.Unmarshal([]byte(out), &records); err != nil || len(records) == 0 {
-		return 0, fmt.Errorf("read %q: %w", out, err)
-	}
-	for _, p := range slices.Concat(records[0].Ahead, records[0].Phases) {
-		if p.Name != "reserved" {
-			sum += ms(time.Duration(p.Nanoseconds))
-		}
-	}
-	return sum, nil
+// inShim is what a start took in its shim, in ms.
+func inShim(ctx context.Context, s *stack.Stack, id string) (float64, error) {
+	start, err := recordOf(ctx, s, id)
+	return start.inShim(), err
 }
 
 // cloneMemory starts ten clones one after the other without a pause, and sums what they and all that stands behind them take, beside one container of stock runc.

@@ -39,16 +39,9 @@ func memoryOf(ctx context.Context, s *stack.Stack, r *results, a app) error {
 	if err := s.RemoveAll(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
+	if err := bakeForRestores(ctx, s, a); err != nil {
 		return err
 	}
-	// A spare waits until the seed's memory has been read: those that come later share it.
-	for _, spares := range []string{"1", "0"} {
-		if _, err := s.Sprout(ctx, "pool", "set", a.name, "--spares", spares, "--wait"); err != nil {
-			return err
-		}
-	}
-	restored := rung{name: "restore", runtime: stack.Runtime, snapshotter: stack.Snapshotter}
 	var tasks []containerd.Task
 	for i := range memoryInstances {
 		task, reply, err := answering(ctx, s, a, restored, fmt.Sprintf("%s-memory-%d", a.name, i))

@@ -36,8 +36,22 @@ type pooled struct {
 
 // start is the record of a start, as far as a figure needs it.
 type start struct {
-	Rung      string
-	Fallbacks []struct{ Rung, Reason string }
+	Rung          string
+	Fallbacks     []struct{ Rung, Reason string }
+	Ahead, Phases []struct {
+		Name        string
+		Nanoseconds int64 `json:",string"`
+	}
+}
+
+// inShim is what all phases took, in ms: what was done ahead counts, and the wait for it does not.
+func (r start) inShim() (sum float64) {
+	for _, p := range slices.Concat(r.Ahead, r.Phases) {
+		if p.Name != "reserved" {
+			sum += ms(time.Duration(p.Nanoseconds))
+		}
+	}
+	return sum
 }
 
 // benchPool measures what a pool is worth when starts do not wait until it is full again: one after the other, and many at once.
