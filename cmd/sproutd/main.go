@@ -4,6 +4,7 @@
 //	sproutd [--config FILE]     serve
 //	sproutd config default      print the configuration with all comments
 //	sproutd keeper …            the process that holds one seed; started by sproutd
+//	sproutd guard               holds what instances share of memory when their keeper and shim are gone; started by a keeper
 //	sproutd holder              the first process of the pid namespace of a template; started by a keeper
 package main
 
@@ -35,6 +36,8 @@ func run(ctx context.Context, args []string) error {
 		return keep(ctx, args[1:])
 	case len(args) == 1 && args[0] == keeper.HolderArg:
 		return keeper.Hold()
+	case len(args) == 1 && args[0] == keeper.GuardArg:
+		return keeper.Guard(context.WithoutCancel(ctx))
 	}
 	flags := flag.NewFlagSet("sproutd", flag.ContinueOnError)
 	file := flags.String("config", "", "configuration `FILE` (default "+seedpool.DefaultConfigFile+", if there is one)")

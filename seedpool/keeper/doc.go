@@ -7,7 +7,8 @@
 // The keeper of a seed whose instances are booted, one by one (mode prestart), has runc make each, adopts it, and has no template, no shared memory and no CRIU.
 //
 // Life of the seed's memory: the first request for an instance that shares its memory has a hot image made, once; it is there as long as the keeper, and each
-// instance's own memory beside it is served until the instance has ended. An instance that cannot share, and one that somebody waits for while the image
+// instance's own memory beside it is served until the instance has ended. With the image comes a guard, a child that outlives the keeper as long as an instance that shares is
+// there, and kills those whose shim ends, too; another takes its place when it is killed. An instance that cannot share, and one that somebody waits for while the image
 // is not ready, is given memory of its own; the answer says why.
 //
 // Life of the seed's template, if instances are to be cloned: the first request for a clone has it made, once, in a pid namespace whose first process is a holder
@@ -26,5 +27,5 @@
 // Dump writes an instance that runs to disk and leaves it frozen, for its shim to end; it is made again like any other, from its own image, on the pipes that the shim has kept,
 // by whichever keeper its seed has then.
 //
-// Lock order: server.mu is a leaf; nothing slow is done under it.
+// Lock order: server.mu is a leaf; nothing slow is done under it. guard.mu is held while a memory's own is taken.
 package keeper

@@ -11,9 +11,10 @@ import (
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
-// heat is the seed's hot image, which is made once, when the first instance is to share it. It is there as long as the keeper is.
+// heat is the seed's hot image, which is made once, when the first instance is to share it, and the guard of those who do. It is there as long as the keeper is.
 type heat struct {
-	once sync.Once
+	guard guard
+	once  sync.Once
 	// made is closed when image or err is known.
 	made  chan struct{}
 	image *restore.Hot
@@ -29,23 +30,24 @@ func (h *heat) get(ctx context.Context, seed, imagesDir string, atOnce bool) (*r
 	if atOnce {
 		select {
 		case <-h.made:
-			return h.image, h.err
 		default:
 			return nil, errHeating
 		}
 	}
 	select {
 	case <-h.made:
-		return h.image, h.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	return h.image, errors.Join(h.err, h.guard.broken())
 }
 
 // make is not repeated when it fails: all instances of this keeper then have memory of their own.
 func (h *heat) make(seed, imagesDir string) {
 	from := time.Now()
-	h.image, h.err = restore.NewHot(imagesDir)
+	if h.image, h.err = restore.NewHot(imagesDir); h.err == nil {
+		h.err = h.guard.start()
+	}
 	close(h.made)
 	entry := log.L.WithFields(log.Fields{"seed": seed, "ms": time.Since(from).Milliseconds()})
 	if h.err != nil {

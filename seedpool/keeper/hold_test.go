@@ -26,8 +26,8 @@ type checker struct {
 	pidfd   *linux.Pidfd
 }
 
-// checker makes an instance and holds its memory as a shim does; nil: nobody does.
-func (b *bed) checker(id string, hold bool) (*checker, *restore.Holder) {
+// frozenChecker makes an instance, whose memory nobody holds but the keeper.
+func (b *bed) frozenChecker(id string) *checker {
 	b.t.Helper()
 	made := b.makeShared(id, false)
 	if made.Unshared != nil {
@@ -51,8 +51,16 @@ func (b *bed) checker(id string, hold bool) (*checker, *restore.Holder) {
 		}
 		_ = c.pidfd.Close()
 	})
+	return c
+}
+
+// checker makes an instance and holds its memory as a shim does; nil: nobody does.
+func (b *bed) checker(id string, hold bool) (*checker, *restore.Holder) {
+	b.t.Helper()
+	c := b.frozenChecker(id)
 	var h *restore.Holder
 	if hold {
+		var err error
 		if h, err = restore.Hold(b.t.Context(), c.Memory, linux.Cgroup{Path: c.Cgroup}); err != nil {
 			b.t.Fatal(err)
 		}

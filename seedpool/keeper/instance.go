@@ -35,6 +35,8 @@ type instance struct {
 	cloned bool
 	// memory is served as long as the instance lives; nil: it has memory of its own.
 	memory *restore.Memory
+	// guard has the memory in its care.
+	guard *guard
 	// gone is closed when the process has been waited for.
 	gone chan struct{}
 
@@ -82,8 +84,10 @@ func (i *instance) adopt(pid int) (err error) {
 	if i.pidfd, err = linux.OpenPidfd(pid); err != nil {
 		return err
 	}
-	i.message.StartTime, err = linux.StartTime(pid)
-	return err
+	if i.message.StartTime, err = linux.StartTime(pid); err != nil || i.memory == nil {
+		return err
+	}
+	return i.guard.protect(i.memory, i.pidfd)
 }
 
 // destroy ends a process that could not be adopted.
@@ -103,11 +107,12 @@ func (i *instance) forsake() error {
 	if i.memory == nil {
 		return nil
 	}
+	i.guard.forget(i.memory)
 	return i.memory.Close()
 }
 
-// guard ends an instance whose memory can no longer be served: it would go on with wrong memory.
-func (i *instance) guard(ctx context.Context) {
+// watchMemory ends an instance whose memory can no longer be served: it would go on with wrong memory.
+func (i *instance) watchMemory(ctx context.Context) {
 	if i.memory == nil {
 		return
 	}

@@ -34,12 +34,18 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if len(os.Args) > 1 && os.Args[1] == HolderArg {
-		if err := Hold(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for arg, be := range map[string]func() error{
+		HolderArg: Hold,
+		GuardArg:  func() error { return Guard(context.Background()) },
+		secondArg: beSecond,
+	} {
+		if len(os.Args) > 1 && os.Args[1] == arg {
+			if err := be(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	code := m.Run()
 	if err := imagetest.Remove(); err != nil {

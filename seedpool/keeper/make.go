@@ -232,7 +232,7 @@ func (m *making) sharing(ctx context.Context) (pid int, err error) {
 	if pid, err = m.restored(ctx, o); err != nil {
 		return 0, err
 	}
-	m.made.memory, m.made.message.Memory = o.Memory, door
+	m.made.memory, m.made.guard, m.made.message.Memory = o.Memory, &m.heat.guard, door
 	return pid, nil
 }
 

@@ -104,7 +104,7 @@ func (s *server) finish(id string, i *instance) {
 	defer s.mu.Unlock()
 	if i != nil {
 		s.instances[id] = i
-		go i.guard(context.Background())
+		go i.watchMemory(context.Background())
 		go s.await(i)
 	}
 	close(s.making[id].over)

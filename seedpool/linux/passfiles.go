@@ -27,6 +27,35 @@ func ReceiveUserfaultfd(conn *net.UnixConn, data []byte) (n int, h *HeldUserfaul
 	return n, h, err
 }
 
+// ReceivePidfd reads a byte from a stream socket and the process that must come with it.
+func ReceivePidfd(conn *net.UnixConn) (*Pidfd, error) {
+	_, fd, err := receive(conn, make([]byte, 1))
+	if err != nil {
+		return nil, err
+	}
+	if fd < 0 {
+		return nil, fmt.Errorf("receive process: %w", unix.EPROTO)
+	}
+	pid, err := pidOf(fd)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return adoptPidfd(pid, fd)
+}
+
+// Conn makes a connection of an open socket, whether it succeeds or not the file is closed.
+func Conn(f *os.File) (*net.UnixConn, error) {
+	c, err := net.FileConn(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s: not a unix socket: %w", f.Name(), unix.EPROTOTYPE), c.Close())
+	}
+	return conn, nil
+}
+
 // receive gives -1 when no file has come.
 func receive(conn *net.UnixConn, data []byte) (n, fd int, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
@@ -76,8 +105,5 @@ func OpenPeer(conn *net.UnixConn) (*Pidfd, error) {
 	if result != nil {
 		return nil, os.NewSyscallError("getsockopt SO_PEERPIDFD", result)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(os.NewSyscallError("fcntl F_SETFL", err), unix.Close(fd))
-	}
-	return &Pidfd{pid: int(cred.Pid), file: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", cred.Pid))}, nil
+	return adoptPidfd(int(cred.Pid), fd)
 }

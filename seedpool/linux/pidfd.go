@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,6 +28,31 @@ func OpenPidfd(pid int) (*Pidfd, error) {
 	}
 	return &Pidfd{pid: pid, file: os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))}, nil
 }
+
+// adoptPidfd takes over a descriptor that the kernel or another process has made.
+func adoptPidfd(pid, fd int) (*Pidfd, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, errors.Join(os.NewSyscallError("fcntl F_SETFL", err), unix.Close(fd))
+	}
+	return &Pidfd{pid: pid, file: os.NewFile(uintptr(fd), "pidfd:"+strconv.Itoa(pid))}, nil
+}
+
+// pidOf reads whose a descriptor is; -1: it has ended.
+func pidOf(fd int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if pid, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(pid))
+		}
+	}
+	return 0, fmt.Errorf("descriptor %d: not of a process: %w", fd, unix.EPROTO)
+}
+
+// PID is the number that the process has, or had.
+func (p *Pidfd) PID() int { return p.pid }
 
 // File is the descriptor itself, still owned by the Pidfd.
 func (p *Pidfd) File() *os.File { return p.file }

@@ -19,8 +19,9 @@
 // too): the file's page instead of zeros. A userfaultfd mends it, which is CRIU's own for lazy pages: we map every page of the store before the app
 // runs, and answer every fault after that with zeros. Because nothing else can take a page away (Memory says why) the server has no state: another
 // process with a duplicate serves as well: the keeper serves, and the shim of a running instance holds duplicates (Offer, Hold). When the keeper dies the shim
-// serves on; when the shim goes the keeper ends the instance. When both are killed at once the instance runs with wrong memory until containerd, which
-// misses the shim, has its cgroup killed.
+// serves on; when the shim goes the keeper ends the instance. When both are killed at once a third process (Guard, Protect) still has duplicates: a thread that faults
+// waits, and the instance is killed before it has seen anything else. What no process can hold is the userfaultfd of a child whose fork was read by a keeper that is killed
+// before it has sent it on, some microseconds: such a child is found by its mappings (Lost), or killed with its parent, a few ms later.
 //
 // Life of a template: Template edits a copy of the image (template_image.go: what becomes of each file), has CRIU restore it as a process of a holder's pid namespace,
 // stopped and frozen, and says what it was (Origin). Package fork makes clones of it. What is mapped of an image's files is the template's in all of them.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
@@ -23,7 +22,7 @@ type Holder struct {
 	keeper *linux.Pidfd
 	cgroup linux.Cgroup
 	// held are those that the keeper serves.
-	held []linux.HeldUserfaultfd // +checklocks:mu
+	held heldSpaces // +checklocks:mu
 	// over ends what waits for the keeper.
 	over context.CancelFunc
 }
@@ -80,11 +79,7 @@ func (h *Holder) receive() (all bool, err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.held) >= h.sweep {
-		h.held = slices.DeleteFunc(h.held, func(u linux.HeldUserfaultfd) bool { return !u.Alive() && u.Close() == nil })
-		h.sweep = 2*len(h.held) + leastSweep
-	}
-	h.held = append(h.held, *held)
+	h.held.add(*held)
 	return false, nil
 }
 
@@ -99,9 +94,9 @@ func (h *Holder) follow(life context.Context) {
 	}
 	h.mu.Lock()
 	held := h.held
-	h.held = nil
+	h.held = heldSpaces{}
 	h.mu.Unlock()
-	for _, u := range held {
+	for _, u := range held.list {
 		served := u.Serve()
 		h.add(served)
 		// What the keeper was told of and has not answered is told again.
@@ -125,10 +120,7 @@ func (h *Holder) Close() error {
 	h.routines.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, u := range h.held {
-		err = errors.Join(err, u.Close())
-	}
-	h.held = nil
+	err = errors.Join(err, h.held.close())
 	if h.keeper != nil {
 		err = errors.Join(err, h.keeper.Close())
 	}

@@ -26,24 +26,37 @@ type Memory struct {
 	// door is where the second holder comes, holder who has come.
 	door   *net.UnixListener // +checklocks:mu
 	holder *net.UnixConn     // +checklocks:mu
+	// handed: the holder has all that there was, and is sent what comes. second is its process.
+	handed bool         // +checklocks:mu
+	second *linux.Pidfd // +checklocks:mu
+	// guard is the connection to who holds the memory, too, and serves nobody.
+	guard *net.UnixConn // +checklocks:mu
 }
 
 // NewMemory is for one instance, of which there is nothing yet.
 func (h *Hot) NewMemory() *Memory {
-	return &Memory{spaces: spaces{lost: make(chan struct{}), sweep: leastSweep}, hot: h, came: make(chan struct{}), tasks: make(map[uint32]*linux.Userfaultfd)}
+	m := &Memory{spaces: spaces{lost: make(chan struct{}), sweep: leastSweep}, hot: h, came: make(chan struct{}), tasks: make(map[uint32]*linux.Userfaultfd)}
+	m.tell = m.announceLocked
+	return m
 }
 
 // Close lets go of the memory of an instance that has ended.
 func (m *Memory) Close() error {
 	err := m.close()
 	m.mu.Lock()
-	door, holder := m.door, m.holder
+	door, holder, second, guard := m.door, m.holder, m.second, m.guard
 	m.mu.Unlock()
 	if door != nil {
 		_ = door.Close() // it may have been closed when the holder came
 	}
 	if holder != nil {
 		err = errors.Join(err, holder.Close())
+	}
+	if second != nil {
+		err = errors.Join(err, second.Close())
+	}
+	if guard != nil {
+		err = errors.Join(err, guard.Close())
 	}
 	m.routines.Wait()
 	return err

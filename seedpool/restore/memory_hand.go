@@ -75,14 +75,29 @@ func (m *Memory) hand(conn *net.UnixConn) error {
 		return errors.Join(net.ErrClosed, conn.Close())
 	}
 	m.holder = conn
+	// The guard first: from then on the holder is waited for when we are gone.
+	var err error
+	if m.second, err = linux.OpenPeer(conn); err != nil {
+		return err
+	}
+	m.tellGuardLocked(func(guard *net.UnixConn) error { return sendProcess(guard, msgSecond, m.second) })
 	for _, u := range m.list {
 		if err := send(conn, u); err != nil {
 			return err
 		}
 	}
-	m.tell = func(u *linux.Userfaultfd) error { return send(conn, u) }
-	_, err := conn.Write([]byte{msgAll})
+	m.handed = true
+	_, err = conn.Write([]byte{msgAll})
 	return err
+}
+
+// announceLocked tells those who hold the memory of one more address space.
+func (m *Memory) announceLocked(u *linux.Userfaultfd) error {
+	m.tellGuardLocked(func(guard *net.UnixConn) error { return send(guard, u) })
+	if !m.handed {
+		return nil
+	}
+	return send(m.holder, u)
 }
 
 func send(conn *net.UnixConn, u *linux.Userfaultfd) error {

@@ -122,12 +122,9 @@ func TestProcessThatNobodyIsToldOfIsFoundWhenTheKeeperHasDied(t *testing.T) {
 	defer second.Close()
 	// As if they had been those of children of which the keeper was told, and did not come to tell us.
 	second.mu.Lock()
-	for _, u := range second.held {
-		if err := u.Close(); err != nil {
-			t.Error(err)
-		}
+	if err := second.held.close(); err != nil {
+		t.Error(err)
 	}
-	second.held = nil
 	second.mu.Unlock()
 	// This process serves; one that has ended is the keeper.
 	dead := exec.Command("true")
