@@ -214,7 +214,7 @@ func TestKillingTheKeeperLeavesRunningContainersAlone(t *testing.T) {
 }
 
 func TestKillingShimAndKeeperTogetherEndsTheContainer(t *testing.T) {
-	s := ownStack(t, "python-demo")
+	s := configuredStack(t, sharing, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
 	run(t, s, "orphan", "python-demo", "--null-io")
 	wantRung(t, s, "orphan", "thaw")
