@@ -83,6 +83,7 @@ func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
 		_ = p.cgroup.Kill()
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
 	})
+	_, spent := stateAndTicks(t, pid) // CRIU's own work in it
 	if err := p.cgroup.Thaw(); err != nil {
 		t.Fatal(err)
 	}
@@ -106,17 +107,24 @@ func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
 	if origin.Effective != first.CapEff || origin.Permitted != first.CapPrm || origin.Inheritable != first.CapInh {
 		t.Errorf("origin %+v, was %+v", origin, first)
 	}
+	state, ticks := stateAndTicks(t, pid)
+	if state != "T" && state != "R" && state != "S" {
+		t.Errorf("state %s", state)
+	}
+	if ticks != spent {
+		t.Errorf("it has run for %s ticks, was made in %s", ticks, spent)
+	}
+}
+
+// stateAndTicks are the state of a process and how long it was in user mode.
+func stateAndTicks(t *testing.T, pid int) (state, ticks string) {
+	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if fields[0] != "T" && fields[0] != "R" && fields[0] != "S" {
-		t.Errorf("state %s", fields[0])
-	}
-	if user := fields[11]; user != "0" {
-		t.Errorf("it has run for %s ticks", user)
-	}
+	return fields[0], fields[11]
 }
 
 // threads are the credentials of a process's threads and their ids in its own pid namespace.
