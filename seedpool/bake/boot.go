@@ -201,7 +201,7 @@ func (c *container) detach(ctx context.Context, overlay []string, streams runc.I
 			over <- err
 		}
 		kill()
-		<-over // it was killed
+		<-over //nolint:errcheck // it was killed
 		return errors.Join(context.Cause(ctx), endAll(ctx, children))
 	}
 	if err != nil {
