@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -319,7 +320,7 @@ type bedPool struct {
 	afterMake func(*api.Instance) error
 	reported  chan *api.Start
 	onClaim   func() error
-	// noStreams makes instances whose streams are /dev/null: "ready" is not waited for.
+	// noStreams makes instances whose streams are /dev/null: nobody hears "ready".
 	noStreams bool
 	server    *ttrpc.Server
 	listener  *bedListener
@@ -478,7 +479,9 @@ func (p *bedPool) make(netns string) (*api.Instance, error) {
 	if err := b.runc.Start(context.Background(), id); err != nil {
 		return nil, err
 	}
-	if !p.noStreams {
+	if p.noStreams {
+		awaitExec(b.t, pidFile)
+	} else {
 		if line, err := bufio.NewReaderSize(inst.holds[1], 16).ReadString('\n'); err != nil || line != "ready\n" {
 			return nil, fmt.Errorf("boot instance: %q: %w", line, err)
 		}
@@ -487,6 +490,20 @@ func (p *bedPool) make(netns string) (*api.Instance, error) {
 		return inst.Instance, err
 	}
 	return inst.Instance, p.afterMake(inst.Instance)
+}
+
+// awaitExec waits until a container's first process is the app, not runc: the start only lets it go on.
+func awaitExec(t *testing.T, pidFile string) {
+	pid, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%s/comm", pid)); err != nil || !strings.HasPrefix(string(comm), "runc") {
+			return
+		}
+	}
+	t.Error("runc has not become the app")
 }
 
 // streams makes the pipes of an instance, which the keeper holds, and opens the instance's ends.
