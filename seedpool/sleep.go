@@ -47,7 +47,7 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 	p.point("instance dumped")
 	if err == nil {
 		err = p.rewrite(i, func(row *api.InstanceRow) {
-			row.Sleeping = &api.Sleeping{Whole: true, Bytes: resp.Bytes, Streams: r.Streams, Overlay: overlay}
+			row.Sleeping = &api.Sleeping{Whole: true, Bytes: resp.Bytes, Streams: r.Streams, Overlay: overlay, Pid: uint32(row.Instance.Pid)}
 		})
 	}
 	if err != nil {
@@ -150,6 +150,10 @@ func (p *Pool) awake(ctx context.Context, i *instance) error {
 	defer unlock()
 	row = p.rowOf(i)
 	if row.Sleeping == nil || !linux.Alive(int(row.Instance.Pid), row.Instance.StartTime) {
+		return nil
+	}
+	// It was written, and its shim is ending it, which thaws it. Should it run on after all, the next image, or its end, replaces this one.
+	if row.Sleeping.Whole && row.Sleeping.Pid == uint32(row.Instance.Pid) {
 		return nil
 	}
 	// A frozen one is on its way in or out.

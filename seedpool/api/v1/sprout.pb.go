@@ -2661,10 +2661,12 @@ func (x *InstanceRow) GetSleeping() *Sleeping {
 type Sleeping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The image is whole.
-	Whole         bool     `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
-	Bytes         uint64   `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Streams       []string `protobuf:"bytes,3,rep,name=streams,proto3" json:"streams,omitempty"`
-	Overlay       []string `protobuf:"bytes,4,rep,name=overlay,proto3" json:"overlay,omitempty"`
+	Whole   bool     `protobuf:"varint,1,opt,name=whole,proto3" json:"whole,omitempty"`
+	Bytes   uint64   `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Streams []string `protobuf:"bytes,3,rep,name=streams,proto3" json:"streams,omitempty"`
+	Overlay []string `protobuf:"bytes,4,rep,name=overlay,proto3" json:"overlay,omitempty"`
+	// pid of the process that was written. As long as it is the instance's the image is kept, whatever becomes of the process.
+	Pid           uint32 `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2725,6 +2727,13 @@ func (x *Sleeping) GetOverlay() []string {
 		return x.Overlay
 	}
 	return nil
+}
+
+func (x *Sleeping) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
 }
 
 // Refusal travels with an error and says as a reason code why a rung cannot be had.
@@ -4761,12 +4770,13 @@ const file_sprout_proto_rawDesc = "" +
 	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\x12\x18\n" +
 	"\aadopted\x18\n" +
 	" \x01(\bR\aadopted\x12/\n" +
-	"\bsleeping\x18\v \x01(\v2\x13.sprout.v1.SleepingR\bsleeping\"j\n" +
+	"\bsleeping\x18\v \x01(\v2\x13.sprout.v1.SleepingR\bsleeping\"|\n" +
 	"\bSleeping\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\astreams\x18\x03 \x03(\tR\astreams\x12\x18\n" +
-	"\aoverlay\x18\x04 \x03(\tR\aoverlay\"!\n" +
+	"\aoverlay\x18\x04 \x03(\tR\aoverlay\x12\x10\n" +
+	"\x03pid\x18\x05 \x01(\rR\x03pid\"!\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"h\n" +
 	"\tReadiness\x12\x12\n" +
