@@ -29,7 +29,7 @@ demo: ## show Tomcat started cold, and woken
 test: ## run all tests, against real containerd, runc and CRIU
 	@$(MAKE) --no-print-directory -j3 tools images build
 	go test -p 2 -count=1 -timeout 20m $$(go list ./... | grep -Ev '/integration(/kube)?$$')
-	go test -count=1 -timeout 20m ./integration
+	go test -count=1 -timeout 40m ./integration
 
 # The same test is part of make test, with fewer kills.
 .PHONY: crash
