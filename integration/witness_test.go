@@ -113,6 +113,13 @@ func (w *transcript) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// has says whether a text has come that was not taken yet.
+func (w *transcript) has(text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return bytes.Contains(w.data, []byte(text))
+}
+
 // take waits for a text, and takes all up to it out of the transcript.
 func (w *transcript) take(t *testing.T, text string) {
 	t.Helper()

@@ -85,10 +85,8 @@ func removeCutOff(ctx context.Context, bundle, id string) error {
 	}
 	cgroup := linux.Cgroup{Path: b.cgroup}
 	frozen, err := cgroup.IsToFreeze()
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	// Where it does not exist in v2, it may have been made in some of v1's hierarchies: the shim, or runc, was killed in between.
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if pids, err := cgroup.Procs(); err != nil || len(pids) > 0 && !frozen {

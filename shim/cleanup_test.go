@@ -228,6 +228,28 @@ func TestContainerThatWasBeingWokenIsRemovedAndASharedCgroupIsNot(t *testing.T) 
 	}
 }
 
+func TestCgroupThatWasMadeInSomeHierarchiesOnlyIsRemoved(t *testing.T) {
+	w := newWreck(t)
+	if err := w.cgroup.Create(); err != nil {
+		t.Fatal(err)
+	}
+	w.write(filepath.Join(w.bundle, "config.json"), []byte(`{"ociVersion":"1.2.0","process":{"args":["x"],"cwd":"/"},"root":{"path":"rootfs"},"linux":{"cgroupsPath":"`+w.cgroup.Path+`"}}`))
+	roots, err := linux.Hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// runc makes that of v2 last.
+	if err := os.Remove(filepath.Join(roots[len(roots)-1], w.cgroup.Path)); err != nil {
+		t.Fatal(err)
+	}
+	w.clean(false)
+	for _, root := range roots {
+		if _, err := os.Stat(filepath.Join(root, w.cgroup.Path)); !os.IsNotExist(err) {
+			t.Errorf("the cgroup in %s: %v", root, err)
+		}
+	}
+}
+
 func TestSocketOfAShimThatContainerdHasNotNotedIsRemoved(t *testing.T) {
 	w := newWreck(t)
 	if err := os.Rename(filepath.Join(w.bundle, "bootstrap.json"), filepath.Join(w.bundle, "elsewhere")); err != nil {
