@@ -36,6 +36,12 @@ test: ## run all tests, against real containerd, runc and CRIU
 crash: ## kill sproutd 200 times at random points; SPROUT_KILLS_SEED=N has the same points again
 	SPROUT_KILLS=$${SPROUT_KILLS:-200} go test -count=1 -timeout 10m -run TestRandomKills -v ./seedpool
 
+.PHONY: soak
+soak: ## ten clones of each demo app, a thousand requests each, then SPROUT_SOAK=1m of them; 1000 clones in a row: 20 minutes
+	@$(MAKE) --no-print-directory -j3 tools images build
+	SPROUT_SOAK=$${SPROUT_SOAK:-1m} SPROUT_CLONES=$${SPROUT_CLONES:-1000} go test -count=1 -v -timeout 60m \
+		-run 'TestEachDemoAppIsCloned|TestTenClones|TestClonesLeaveNothing' ./integration
+
 .PHONY: kube-test
 kube-test: ## run pods of a real Kubernetes, which is built first: five minutes
 	@$(MAKE) --no-print-directory -j3 tools images build kubernetes

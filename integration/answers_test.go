@@ -16,28 +16,27 @@ func contextOf(t *testing.T) context.Context {
 	return context.WithoutCancel(t.Context())
 }
 
-// pingRedis asks redis in a container whether it is alive.
-func pingRedis(t *testing.T, s *stack.Stack, id string) {
-	t.Helper()
-	err := stack.InNetNS(pid(t, s, id), func() error {
+func askHTTP(pid, requests int) error { return stack.GetMany(pid, "8080", "/", requests) }
+
+func askRedis(pid, requests int) error {
+	return stack.InNetNS(pid, func() error {
 		conn, err := net.DialTimeout("tcp4", "127.0.0.1:6379", 5*time.Second)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-			return err
+		replies := bufio.NewReader(conn)
+		for n := range requests {
+			if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				return err
+			}
+			if _, err := fmt.Fprint(conn, "PING\r\n"); err != nil {
+				return err
+			}
+			if line, err := replies.ReadString('\n'); err != nil || line != "+PONG\r\n" {
+				return fmt.Errorf("request %d of %d: redis says %q: %w", n+1, requests, line, err)
+			}
 		}
-		if _, err := fmt.Fprint(conn, "PING\r\n"); err != nil {
-			return err
-		}
-		line, err := bufio.NewReader(conn).ReadString('\n')
-		if err == nil && line != "+PONG\r\n" {
-			err = fmt.Errorf("redis says %q", line)
-		}
-		return err
+		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -1,10 +1,8 @@
 package integration
 
 import (
-	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/sproutrun/sprout/integration/stack"
@@ -12,80 +10,40 @@ import (
 )
 
 func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
-	s := configuredStack(t, "[fork]\nenabled = true\n", "tomcat-demo", "node-demo", "php-demo", "redis-demo")
-	for _, app := range []struct{ name, ready, warmup, port, refused string }{
-		{"tomcat-demo", "http://:8080/", "50", "8080", ""},
-		{"node-demo", "http://:8080/", "20", "8080", ""},
-		{"redis-demo", "tcp://:6379", "0", "", ""},
-		{"php-demo", "http://:8080/", "20", "8080", "not of the first one"},
-	} {
+	s := configuredStack(t, "[fork]\nenabled = true\n", "tomcat-demo", "node-demo", "php-demo", "redis-demo", "gunicorn-demo")
+	for _, app := range apps {
 		t.Run(app.name, func(t *testing.T) {
-			seed := baked(t, s, app.name, app.name, "--ready", app.ready, "--warmup", app.warmup)
-			answers := func(id string) {
-				if app.port != "" {
-					get(t, s, id, "/")
-				} else {
-					pingRedis(t, s, id)
+			seed := app.bake(t, s)
+			answers := func(id, rung string) (said string) {
+				first, said := app.run(t, s, id, rung)
+				if err := app.ask(first, 1); err != nil {
+					t.Errorf("%s: %v", id, err)
 				}
+				return said
 			}
 			setPool(t, s, seed, 1)
-			run(t, s, app.name+"-thaw", app.name)
-			wantRung(t, s, app.name+"-thaw", "thaw")
-			answers(app.name + "-thaw")
+			answers(app.name+"-thaw", "thaw")
 			setPool(t, s, seed, 0)
-			rung := "fork"
-			if app.refused != "" {
-				rung = "restore"
-			}
-			run(t, s, app.name+"-fork", app.name)
-			said := wantRung(t, s, app.name+"-fork", rung)
-			answers(app.name + "-fork")
-			if app.refused == "" && app.port != "" {
-				soak(t, s, app.name)
-			}
 			inspected, err := s.Sprout(t.Context(), "seed", "inspect", seed)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if app.refused == "" && !strings.Contains(inspected, "yes") {
+			if app.refused != "" {
+				if said := answers(app.name+"-restore", "restore"); !strings.Contains(said, "not-forkable") || !strings.Contains(inspected, app.refused) {
+					t.Errorf("explain says:\n%s\ninspect says:\n%s", said, inspected)
+				}
+				return
+			}
+			if !strings.Contains(inspected, "yes") {
 				t.Errorf("inspect says:\n%s", inspected)
 			}
-			if app.refused != "" && (!strings.Contains(said, "not-forkable") || !strings.Contains(inspected, app.refused)) {
-				t.Errorf("explain says:\n%s\ninspect says:\n%s", said, inspected)
-			}
+			soak(t, s, app)
 		})
 	}
 }
 
 func TestTenClonesAnswerAThousandRequestsEach(t *testing.T) {
-	s := wake{"fork", "fork", 0, true}.ready(t)
-	soak(t, s, "python-demo")
-}
-
-// soak has ten clones of an image alive at once, and asks each a thousand times, all at the same time: every request must be answered.
-func soak(t *testing.T, s *stack.Stack, image string) {
-	t.Helper()
-	const clones, requests = 10, 1000
-	var pids []int
-	for n := range clones {
-		id := fmt.Sprintf("%s-soak-%d", image, n)
-		run(t, s, id, image)
-		wantRung(t, s, id, "fork")
-		get(t, s, id, "/")
-		pids = append(pids, pid(t, s, id))
-	}
-	var wg sync.WaitGroup
-	for _, pid := range pids {
-		wg.Go(func() {
-			if err := stack.GetMany(pid, "8080", "/", requests); err != nil {
-				t.Errorf("clone %d: %v", pid, err)
-			}
-		})
-	}
-	wg.Wait()
-	for n := range clones {
-		remove(t, s, fmt.Sprintf("%s-soak-%d", image, n))
-	}
+	soak(t, wake{"fork", "fork", 0, true}.ready(t), python)
 }
 
 func TestAStartDoesNotWaitForATemplate(t *testing.T) {

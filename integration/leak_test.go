@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -163,28 +164,36 @@ func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
 
 func TestCyclesLeaveNothingBehind(t *testing.T) {
 	s := ownStack(t, "python-demo")
+	t.Run("cold", func(t *testing.T) { leavesNothing(t, s, "cold", 0, cycles, "--env", "NOT_IN_ANY_SEED=1") })
+	t.Run("restore", func(t *testing.T) { leavesNothing(t, s, "restore", 0, cycles) })
+	t.Run("thaw", func(t *testing.T) { leavesNothing(t, s, "thaw", 3, cycles) })
+}
+
+// `make soak` makes more of them.
+func TestClonesLeaveNothingBehind(t *testing.T) {
+	clones := 20
+	if value := os.Getenv("SPROUT_CLONES"); value != "" {
+		var err error
+		if clones, err = strconv.Atoi(value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leavesNothing(t, wake{"fork", "fork", 0, true}.ready(t), "fork", 0, clones)
+}
+
+// leavesNothing takes the census before and after so many starts on a rung.
+func leavesNothing(t *testing.T, s *stack.Stack, rung string, spares, cycles int, args ...string) {
+	t.Helper()
 	seed := bakedPython(t, s)
-	for _, rung := range []struct {
-		name   string
-		spares int
-		args   []string
-	}{
-		{"cold", 0, []string{"--env", "NOT_IN_ANY_SEED=1"}},
-		{"restore", 0, nil},
-		{"thaw", 3, nil},
-	} {
-		t.Run(rung.name, func(t *testing.T) {
-			setPool(t, s, seed, rung.spares)
-			cycle(t, s, seed, rung.name, rung.spares, rung.args, 0)
-			setPool(t, s, seed, rung.spares) // the spare that this start took is not missing from the census
-			before := rested(t, s)
-			for i := 1; i <= cycles; i++ {
-				cycle(t, s, seed, rung.name, rung.spares, rung.args, i)
-			}
-			if left := settled(t, s, before); len(left) > 0 {
-				t.Errorf("after %d cycles:\n%s", cycles, strings.Join(left, "\n"))
-			}
-		})
+	setPool(t, s, seed, spares)
+	cycle(t, s, seed, rung, spares, args, 0)
+	setPool(t, s, seed, spares) // the spare that this start took is not missing from the census
+	before := rested(t, s)
+	for i := 1; i <= cycles; i++ {
+		cycle(t, s, seed, rung, spares, args, i)
+	}
+	if left := settled(t, s, before); len(left) > 0 {
+		t.Errorf("after %d cycles:\n%s", cycles, strings.Join(left, "\n"))
 	}
 }
 

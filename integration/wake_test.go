@@ -312,7 +312,9 @@ func eachDemoAppIsWoken(t *testing.T, s *stack.Stack) {
 				if app.port != "" {
 					get(t, s, id, "/")
 				} else {
-					pingRedis(t, s, id)
+					if err := askRedis(pid(t, s, id), 1); err != nil {
+						t.Error(err)
+					}
 				}
 			}
 		})

@@ -17,7 +17,8 @@
 // eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
 // unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
 // of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers; unlinked files that are small;
-// files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
+// files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
+// owners and signals of descriptors (O_ASYNC), if it is the process that has them. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
 // its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
 //
@@ -27,7 +28,7 @@
 // Trees: an init with direct children is a template of several processes, each with a zygote of its own. The init's clone is made first, up to its gate, and makes all
 // that the tree shares: open files, pipes with both ends, shared memory. Then the children are made inside its namespaces, with the numbers that they had, by helpers that
 // end, which makes them children of the init; what is shared they take from it (pidfd_getfd). A session cannot be entered: where children are in their init's, all processes stay in
-// the template's, which has no number in the clone, and have only their process groups. Deeper trees are refused.
+// the template's, which has no number in the clone, and have only their process groups. gunicorn, nginx and php-fpm are cloned so. Deeper trees are refused.
 //
 // What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.

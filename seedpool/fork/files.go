@@ -41,8 +41,8 @@ func (i *inspector) readFile(process *linux.Pidfd, fd int) (f File, err error) {
 	for _, line := range n.unknown {
 		i.refuse(CodeLocked, "", "descriptor %d (%s) has %q", fd, target, line)
 	}
-	if n.flags&syscall.O_ASYNC != 0 {
-		i.refuse(CodeFile, "", "descriptor %d (%s) sends signals by itself (O_ASYNC)", fd, target)
+	if err := i.readOwner(process, &f); err != nil {
+		return f, err
 	}
 	switch {
 	case target == "anon_inode:[eventfd]":
@@ -142,8 +142,10 @@ func (i *inspector) judgePipes(files []File) {
 		case f.Kind == KindEpoll:
 			i.judgeEpoll(*f, files)
 		case f.Kind != KindPipe || f.Same != f.FD:
-		case len(ends(files, f.Inode)) == 1 && f.FD < standardStreams:
-			f.Kind, f.Content = KindStdio, nil
+		case oneWay(files, f.Inode) && streamOf(files, f.Inode) >= 0:
+			if f.Kind, f.Content = KindStdio, nil; f.FD >= standardStreams {
+				f.Kind, f.From = KindAgain, streamOf(files, f.Inode)
+			}
 		case !slices.Equal(ends(files, f.Inode), []int{0, 1}):
 			i.refuse(CodePipe, "", "descriptor %d is a pipe that leads out of the process", f.FD)
 		case len(f.Content) > 0 && f.Flags&openDirect != 0:
@@ -151,8 +153,9 @@ func (i *inspector) judgePipes(files []File) {
 		}
 	}
 	for n := range files {
-		if at := slices.IndexFunc(files, func(f File) bool { return f.FD == files[n].Same }); files[at].Kind == KindStdio {
-			files[n].Kind, files[n].Content = KindStdio, nil
+		at := slices.IndexFunc(files, func(f File) bool { return f.FD == files[n].Same })
+		if kind := files[at].Kind; kind == KindStdio || kind == KindAgain {
+			files[n].Kind, files[n].Content = kind, nil
 		}
 	}
 }
@@ -166,6 +169,21 @@ func ends(files []File, inode uint64) (list []int) {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// oneWay says that a pipe is open for reading only, or for writing only.
+func oneWay(files []File, inode uint64) bool {
+	list := ends(files, inode)
+	return list[0] == list[len(list)-1] && list[0] != syscall.O_RDWR
+}
+
+// streamOf is the standard stream that is a pipe, -1 if none is.
+func streamOf(files []File, inode uint64) int {
+	at := slices.IndexFunc(files, func(f File) bool { return f.Inode == inode && f.FD < standardStreams && f.Same == f.FD })
+	if at < 0 {
+		return -1
+	}
+	return files[at].FD
 }
 
 func (i *inspector) judgeEpoll(f File, files []File) {

@@ -28,9 +28,11 @@ type Subject struct {
 // inspector reads one stopped process.
 type inspector struct {
 	Subject
-	pid      int
-	memory   ptrace.Memory
-	process  *Process
+	pid     int
+	memory  ptrace.Memory
+	process *Process
+	// users are its user ids.
+	users    [4]int
 	refusals []Refusal
 }
 
@@ -63,7 +65,7 @@ func Inspect(ctx context.Context, subjects ...Subject) (processes []*Process, re
 			refusals = append(refusals, r)
 		}
 	}
-	return processes, slices.Concat(refusals, judgeUnlinked(processes), judgeTree(processes)), nil
+	return processes, slices.Concat(refusals, judgeUnlinked(processes), judgeOwners(processes), judgeTree(processes)), nil
 }
 
 func (i *inspector) inspect(ctx context.Context) error {
@@ -124,7 +126,7 @@ func (i *inspector) readThreads(ctx context.Context, p *Process) error {
 		}
 		if n == 0 {
 			first.creds, first.schedule, first.cpus = creds, order, s.cpus
-			p.NoNewPrivs, p.Group, p.Session = creds.NoNewPrivs, s.group, s.session
+			p.NoNewPrivs, p.Group, p.Session, i.users = creds.NoNewPrivs, s.group, s.session, creds.Uids
 		}
 		if !reflect.DeepEqual(creds, first.creds) {
 			i.refuse(CodePrivileges, "", "thread %d has other credentials than the main thread", s.tid)

@@ -38,6 +38,9 @@ func (p *planner) planFiles() error {
 		return err
 	}
 	for _, f := range p.process.Files {
+		if f.Same == f.FD && f.Kind != KindTaken {
+			p.planOwner(f)
+		}
 		if f.Same != f.FD {
 			p.main.add(call(fmt.Sprintf("make %d the same file as %d", f.FD, f.Same), sysDup3, uint64(f.Same), uint64(f.FD), uint64(f.Flags&openCloexec)))
 		}
@@ -58,7 +61,7 @@ func (p *planner) planFile(f File) error {
 	status := uint64(f.Flags & openNonblock)
 	switch f.Kind {
 	case KindRegular, KindDir, KindChar:
-		flags := f.Flags &^ (openCreate | openExcl | openTrunc)
+		flags := f.Flags &^ (openCreate | openExcl | openTrunc | openAsync)
 		p.main.add(call("open "+f.Path, sysOpenat, here, p.string(f.Path), uint64(flags)).to(p.temp))
 		if f.Pos != 0 {
 			p.main.add(call("go to its offset", sysLseek, p.temp, uint64(f.Pos), 0).with(indirect(0)))
@@ -70,6 +73,9 @@ func (p *planner) planFile(f File) error {
 		p.main.add(call(fmt.Sprintf("take stream %d", f.FD), sysDup3, uint64(p.FDBase+fdStreams+f.FD), uint64(f.FD), uint64(f.Flags&openCloexec)),
 			call("set its flags", sysFcntl, uint64(f.FD), fcntlSetFlags, uint64(f.Flags&(openNonblock|openAppend))))
 		return nil
+	case KindAgain:
+		flags := f.Flags &^ (openCreate | openExcl | openTrunc | openAsync)
+		p.main.add(call(fmt.Sprintf("open stream %d again", f.From), sysOpenat, here, p.string(fmt.Sprintf("/proc/self/fd/%d", f.From)), uint64(flags)).to(p.temp))
 	case KindEvent:
 		if f.Count>>32 != 0 {
 			return fmt.Errorf("count %d is too large", f.Count)

@@ -80,8 +80,10 @@ type File struct {
 	Pos   int64
 	// Same is the lowest descriptor of the same open file (dup), FD itself if there is none lower.
 	Same int
-	// From is, of KindTaken, the first process's descriptor of the same open file.
+	// From is, of KindTaken, the first process's descriptor of the same open file; of KindAgain the standard stream.
 	From int
+	// Owner gets its signals; nil: nobody, and the usual signal.
+	Owner *Owner
 	// Holder is who has it, as we number them, under the number Held: what is made by the first process of a tree may be another's.
 	Holder, Held int
 	// Inode is that of a pipe, whose ends both have it, or of a socket.
@@ -117,13 +119,15 @@ type Status struct {
 // Kind is what a descriptor is.
 type Kind string
 
-// Kinds that a clone can be given. Taken is what a child gets from the first process. Stdio is a descriptor that leads out of the process by a pipe, of which every clone is given its own.
+// Kinds that a clone can be given. Taken is what a child gets from the first process. Stdio is a descriptor that leads out of the process by a pipe, of which every clone is given its own,
+// and Again one that has opened such a pipe once more.
 const (
 	KindRegular Kind = "regular"
 	KindDir     Kind = "directory"
 	KindChar    Kind = "char"
 	KindPipe    Kind = "pipe"
 	KindStdio   Kind = "stdio"
+	KindAgain   Kind = "stdio-again"
 	KindEvent   Kind = "eventfd"
 	KindEpoll   Kind = "epoll"
 	KindTimer   Kind = "timerfd"

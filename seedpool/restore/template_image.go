@@ -12,10 +12,13 @@ import (
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/creds"
 	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fown"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // templateBase is added to the ids of a template's processes and threads. The low ones of its pid namespace are CRIU's own and the zygote's.
@@ -79,6 +82,9 @@ func editTemplate(from, to string, caps uint64) (list []edited, err error) {
 		list = append(list, edited{pid, origin})
 	}
 	slices.SortFunc(list, func(a, b edited) int { return int(a.pid) - int(b.pid) })
+	if err := e.owners(); err != nil {
+		return nil, err
+	}
 	return list, e.rest(tasks)
 }
 
@@ -266,6 +272,46 @@ func (e *templateEdit) ids(pid uint32) error {
 	ids.PidNsId = proto.Uint32(e.pidNS)
 	e.written = append(e.written, name)
 	return writeImage(filepath.Join(e.to, fmt.Sprintf("ids-%d.img", pid+templateBase)), "IDS", &ids)
+}
+
+// owners renumbers the processes to whom open files send signals: in the template's pid namespace their old numbers may be another's.
+func (e *templateEdit) owners() error {
+	var list []proto.Message
+	err := entries(filepath.Join(e.from, "files.img"), func(data []byte) (err error) {
+		file := new(fdinfo.FileEntry)
+		if err := decoded("files.img", data, file); err != nil {
+			return err
+		}
+		list = append(list, file)
+		file.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			entry, is := v.Interface().(protoreflect.Message)
+			if !is {
+				return true
+			}
+			if owned, is := entry.Interface().(interface{ GetFown() *fown.FownEntry }); is {
+				err = errors.Join(err, e.owner(owned.GetFown()))
+			}
+			return true
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.written = append(e.written, "files.img")
+	return writeImage(filepath.Join(e.to, "files.img"), "FILES", list...)
+}
+
+func (e *templateEdit) owner(o *fown.FownEntry) error {
+	id := o.GetPid()
+	if id == 0 {
+		return nil
+	}
+	if e.tids[int(id)+templateBase] == 0 {
+		return fmt.Errorf("a file sends signals to %d, which is not of its tree: %w", id, ErrNoTemplate)
+	}
+	o.Pid = proto.Uint32(id + templateBase)
+	return nil
 }
 
 // What becomes of the other files of an image, by the first part of their names. A kind that is not here is one of which nobody knows whether it names a process.

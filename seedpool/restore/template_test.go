@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
 	"github.com/google/go-cmp/cmp"
@@ -186,6 +187,14 @@ func TestWhatCannotBeATemplateIsRefused(t *testing.T) {
 			core.ThreadCore.SeccompMode, core.ThreadCore.SeccompFilter = criucore.SeccompMode_filter.Enum(), proto.Uint32(7)
 			return errors.Join(writeImage(dir+"/core-1.img", "CORE", core), writeImage(dir+"/seccomp.img", "SECCOMP", &seccomp.SeccompEntry{}))
 		}), ErrImage},
+		"a file that signals somebody else": {copied(func(dir string) error {
+			var first fdinfo.FileEntry
+			if err := one(dir+"/files.img", &first); err != nil {
+				return err
+			}
+			first.Reg.Fown.Pid = proto.Uint32(4242)
+			return writeImage(dir+"/files.img", "FILES", &first)
+		}), ErrNoTemplate},
 		"too high a number": {copied(func(dir string) error {
 			var tree pstree.PstreeEntry
 			if err := one(dir+"/pstree.img", &tree); err != nil {

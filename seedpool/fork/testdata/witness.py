@@ -1,5 +1,5 @@
 # A threaded HTTP server with one of each kind of descriptor and memory that a clone is given. It says "ready" on its standard output.
-import ctypes, faulthandler, http.server, json, mmap, os, select, signal, socket, struct, sys, threading, time
+import ctypes, faulthandler, fcntl, http.server, json, mmap, os, select, signal, socket, struct, sys, threading, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 faulthandler.enable()  # an alternate signal stack
@@ -23,6 +23,7 @@ null = os.open("/dev/null", os.O_RDWR)
 
 pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in (1, 2, 5)]
 pairs[0][0].send(b"waits"); pairs[0][0].shutdown(socket.SHUT_WR)
+for s, number in (pairs[1][0], 12), (pairs[2][0], 0): fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid()); fcntl.fcntl(s, 10, number); fcntl.fcntl(s, fcntl.F_SETFL, os.O_ASYNC)
 listener = socket.socket(socket.AF_UNIX); listener.bind("\0witness"); listener.listen(3)
 packets, route = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
 packets.bind(("127.0.0.1", 5353)); packets.connect(("127.0.0.1", 5353)); route.bind((0, 1))
