@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -17,20 +16,8 @@ func TestTopShowsWhatInstancesShare(t *testing.T) {
 	}
 	run(t, s, "cold", "python-demo", "--env", "NOT_IN_ANY_SEED=1")
 	setPool(t, s, seed, 1)
-	out, err := s.Sprout(t.Context(), "top", "--json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var usages []struct {
-		Seed, Kind, ID, Rung       string
-		Processes                  int
-		Logical, Physical, Private uint64 `json:",string"`
-	}
-	if err := json.Unmarshal([]byte(out), &usages); err != nil {
-		t.Fatal(err)
-	}
 	seen := make(map[string]int)
-	for _, u := range usages {
+	for _, u := range usages(t, s) {
 		what := strings.TrimSpace(u.Kind + " " + u.Rung)
 		seen[what]++
 		if u.Processes == 0 || u.Private > u.Physical || u.Physical > u.Logical {

@@ -77,7 +77,7 @@ func (b *bed) prepare() *Pool { return testPool(b.config, b.rootfs) }
 func testPool(c Config, rootfs Rootfs) *Pool {
 	p := newPool(c, rootfs)
 	p.host = testHost
-	p.keepers.spawn = func(ctx context.Context, seed string, _ bool) error {
+	p.keepers.spawn = func(ctx context.Context, seed string, _ *api.Boot) error {
 		return spawnTestKeeper(ctx, p.paths.KeeperSocket(seed), seed)
 	}
 	return p

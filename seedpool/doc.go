@@ -34,6 +34,7 @@
 // A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
 // other, of the emptiest pool first (refill.go). While memory is short (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of
 // the fullest pool first, and none are made; what runs is never touched.
+// Equal memory of spares that were booted is merged if their seed asks for it (merge.go).
 //
 // # State
 //
@@ -62,6 +63,7 @@
 //	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
 //	<RunDir>/keepers/<seed id>.sock and what the keeper has beside it (package keeper)
+//	<RunDir>/merging.json         settings of ksmd to be put back, during a burst (merge.go)
 //	<RunDir>/starts/<ns>/<id>.json  records of starts, written by shims
 //
 // # What a crash leaves
@@ -88,5 +90,6 @@
 //
 // # Kernel needs
 //
-// Those of packages linux, restore and keeper: cgroup v2 with freezer and cgroup.kill, pidfd, overlayfs.
+// Those of packages linux, restore and keeper: cgroup v2 with freezer and cgroup.kill, pidfd, overlayfs. Merging needs a kernel that says which processes offer memory
+// (ksm_mergeable in /proc/PID/ksm_stat).
 package seedpool

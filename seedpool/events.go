@@ -26,6 +26,7 @@ const (
 	EventKeeperEnded = "keeper-ended"
 	EventAsleep      = "asleep"
 	EventAwake       = "awake"
+	EventMerged      = "merged"
 )
 
 // movedTo is the event of an instance that has come into a phase.

@@ -21,8 +21,8 @@ import (
 // them by their sockets.
 type keepers struct {
 	paths Paths
-	// spawn starts the keeper of a seed, one that boots or one that restores, and returns when its socket answers.
-	spawn func(ctx context.Context, seed string, boots bool) error
+	// spawn starts the keeper of a seed, one that boots or, without a boot, one that restores, and returns when its socket answers.
+	spawn func(ctx context.Context, seed string, boot *api.Boot) error
 	// lost is called, on a goroutine of its own, when the connection to a keeper has ended without our doing.
 	lost func(seed string)
 
@@ -49,12 +49,12 @@ func (k *keeperConn) alive() bool {
 }
 
 // get is the keeper of a seed, started when there is none. Callers of the same seed must not overlap.
-func (k *keepers) get(ctx context.Context, seed string, boots bool) (*keeperConn, error) {
+func (k *keepers) get(ctx context.Context, seed string, boot *api.Boot) (*keeperConn, error) {
 	conn, err := k.find(ctx, seed)
 	if err == nil || !errdefs.IsNotFound(err) {
 		return conn, err
 	}
-	if err := k.spawn(ctx, seed, boots); err != nil {
+	if err := k.spawn(ctx, seed, boot); err != nil {
 		return nil, fmt.Errorf("start keeper of seed %s: %w", seed, err)
 	}
 	return k.find(ctx, seed)

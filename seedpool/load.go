@@ -38,7 +38,7 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, err := p.keepers.get(ctx, s.id, s.booted)
+	k, err := p.keepers.get(ctx, s.id, p.metaOf(s).Boot)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ func TestMain(m *testing.M) {
 		err = keeperProcess(rest)
 	case "sproutd":
 		err = sproutdProcess(rest)
+	case "offering":
+		err = offeringProcess()
 	case "stranger":
 		err = strangerProcess(rest)
 	default:

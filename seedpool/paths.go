@@ -65,6 +65,9 @@ func (p Paths) InstanceDir(instance string) string { return filepath.Join(p.Inst
 // TemplatesDir holds what the seeds' templates were made from, in the file system of the seeds: it is linked, not copied.
 func (p Paths) TemplatesDir() string { return filepath.Join(p.StateDir, "templates") }
 
+// MergingFile has the settings that ksmd had before we changed them; it is there only as long as they are changed.
+func (p Paths) MergingFile() string { return filepath.Join(p.RunDir, "merging.json") }
+
 // BakesDir holds the work directories of bakes, by seed.
 func (p Paths) BakesDir() string { return filepath.Join(p.RunDir, "bakes") }
 

@@ -51,6 +51,8 @@ type Pool struct {
 	starts calm
 	// memory says when the machine needs what spares hold.
 	memory memoryGuard
+	// merging is what ksmd is to do.
+	merging merging
 	// recovered is closed when what an earlier sproutd has left is in order.
 	recovered chan struct{}
 
@@ -129,7 +131,7 @@ func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages) (*Pool, err
 func newPool(c Config, rootfs Rootfs) *Pool {
 	p := &Pool{
 		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
-		wake: make(chan struct{}, 1), recovered: make(chan struct{}),
+		wake: make(chan struct{}, 1), merging: merging{wake: make(chan struct{}, 1)}, recovered: make(chan struct{}),
 		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), young: make(map[string]bool), busy: make(map[string]chan struct{}),
 	}
 	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}
@@ -178,6 +180,7 @@ func (p *Pool) open(ctx context.Context) error {
 		close(p.recovered)
 		p.tasks.Go(func() { p.refill(p.life) })
 		p.tasks.Go(func() { p.watchMemory(p.life) })
+		p.tasks.Go(func() { p.mergeMemory(p.life) })
 		p.keepOrder(p.life)
 	})
 	return nil

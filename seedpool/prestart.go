@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
@@ -22,16 +24,30 @@ func (p *Pool) layOut(ctx context.Context, id string, o *order) (*seed, error) {
 	if err != nil {
 		return nil, &bake.Error{Step: bake.StepPrepare, Err: err}
 	}
+	if o.request.Deterministic {
+		withoutSalt(spec.Process)
+	}
 	if err := p.rootfs.CommitSeed(ctx, id); err != nil {
 		return nil, err
 	}
 	m := p.describe(id, o, &bake.Result{Spec: spec, StdioKeys: bootedStreams})
-	m.Boot = &api.Boot{Ready: m.Ready, Warmup: o.request.Warmup}
+	m.Boot = &api.Boot{Ready: m.Ready, Warmup: o.request.Warmup, Merge: o.request.Merge, Deterministic: o.request.Deterministic}
 	s := p.newSeed(m)
 	if err := s.dir.seal(m, spec); err != nil {
 		return nil, fmt.Errorf("store seed: %w", err)
 	}
 	return s, nil
+}
+
+// withoutSalt has runtimes that can be told so by a variable order their tables alike in each boot, unless the container's own variables say otherwise. The container's
+// key does not have it: it is a matter of how its spares are booted.
+func withoutSalt(process *specs.Process) {
+	for _, variable := range process.Env {
+		if strings.HasPrefix(variable, "PYTHONHASHSEED=") {
+			return
+		}
+	}
+	process.Env = append(process.Env, "PYTHONHASHSEED=0")
 }
 
 // bootSpare has the seed's keeper boot an instance.

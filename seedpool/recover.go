@@ -32,6 +32,7 @@ func (p *Pool) recover(ctx context.Context) {
 		what string
 		do   func(context.Context) error
 	}{
+		{"put back settings of ksmd", p.recoverMerging},
 		{"end cut bakes", p.recoverBakes},
 		{"find keepers", p.recoverKeepers},
 		{"remove templates", p.recoverTemplates},

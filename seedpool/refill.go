@@ -111,6 +111,9 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 		}
 		if keep && err == nil {
 			s.ready = append(s.ready, i)
+			if s.meta.Boot.GetMerge() {
+				p.merging.stir()
+			}
 		}
 	}
 	if err != nil {

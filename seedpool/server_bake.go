@@ -81,6 +81,9 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	if o.ready, err = bake.ReadinessOf(r.Ready); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
+	if err := p.checkMerge(r); err != nil {
+		return nil, err
+	}
 	if err := CheckAfterWake(r.AfterWake); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}

@@ -58,5 +58,6 @@ func (s *service) InspectSeed(ctx context.Context, r *api.SeedRef) (_ *api.SeedI
 	if s.pool.config.Fork.Enabled {
 		info.Forkable, info.Unforkable = one.fork.word(), one.fork.refused
 	}
+	info.Merging = s.pool.mergingLocked(one)
 	return info, nil
 }

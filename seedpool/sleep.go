@@ -227,7 +227,7 @@ func (p *Pool) keeperOf(ctx context.Context, seedID string) (*keeperConn, error)
 	}
 	lock.Lock()
 	defer lock.Unlock()
-	return p.keepers.get(ctx, seedID, false)
+	return p.keepers.get(ctx, seedID, nil)
 }
 
 // tellSleep tells that an instance was put to sleep or woken.

@@ -82,6 +82,9 @@ func (m *measurable) measure() error {
 		m.Logical += use.Rss
 		m.Physical += use.Pss
 		m.Private += use.PrivateClean + use.PrivateDirty
+		if merged, err := linux.MergedMemory(pid); err == nil { // else it has ended, or the kernel has no KSM
+			m.Merged += merged
+		}
 	}
 	return nil
 }

@@ -34,6 +34,8 @@ func seedBakeCommand() *cli.Command {
 			&cli.DurationFlag{Name: "ready-timeout", Usage: "how long the app may take", Value: 2 * time.Minute},
 			&cli.StringFlag{Name: "mode", Usage: "`MODE` prestart or clone, see above", Value: seedpool.ModePrestart},
 			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken, or a spare is frozen; one is the least a JVM needs to wake quickly", Value: 0},
+			&cli.BoolFlag{Name: "merge", Usage: "of mode prestart: have the kernel merge equal memory of the spares; of one containerd namespace only, since who shares memory can tell by time what is in it"},
+			&cli.BoolFlag{Name: "deterministic", Usage: "of mode prestart: boot spares without address randomization and with PYTHONHASHSEED=0, so that more is equal; an attacker who knows one knows all"},
 			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
 			&cli.StringSliceFlag{Name: "late-mount", Usage: "`PATH` of a mount that may differ or be absent when baked"},
 			&cli.StringFlag{Name: "after-wake", Usage: "`ACTION` that tells the app it was woken, before its start is over: signal=URG, http://:8080/path, exec=COMMAND"},
@@ -80,6 +82,7 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
 		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: cmd.String("mode"),
 		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake,
+		Merge: cmd.Bool("merge"), Deterministic: cmd.Bool("deterministic"),
 	})
 	if err != nil {
 		return fmt.Errorf("bake: %w", err)

@@ -70,6 +70,9 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 			{"forkable", forkText(s)},
 		}...)
 	}
+	if s.Merging != "" {
+		rows = append(rows, []string{"merging", s.Merging})
+	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
 }
 

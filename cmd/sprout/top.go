@@ -21,7 +21,8 @@ func topCommand() *cli.Command {
 		Name:  "top",
 		Usage: "show what memory containers, spares and what stands behind them take",
 		Description: "LOGICAL is every page that is mapped: what an instance would take alone. PHYSICAL counts a page that n processes share as one n-th, and adds up to\n" +
-			"what the machine has spent; PRIVATE is what nobody else maps. On a terminal the figures are renewed until ^C.",
+			"what the machine has spent; PRIVATE is what nobody else maps;\n" +
+			"MERGED is what was found to be equal and merged (seed bake --merge). On a terminal the figures are renewed until ^C.",
 		Flags: []cli.Flag{
 			allNamespacesFlag(),
 			&cli.DurationFlag{Name: "interval", Usage: "renew after this `TIME`", Value: 2 * time.Second},
@@ -89,11 +90,11 @@ func showUsage(w io.Writer, usages []*api.Usage) error {
 	for _, s := range append(seeds, node) {
 		sums = append(sums, append(append([]string{orDash(s.Seed)}, figures(s)...), ratio(s)))
 	}
-	if err := table(w, "SEED PROCESSES LOGICAL PHYSICAL PRIVATE LOGICAL/PHYSICAL", sums); err != nil {
+	if err := table(w, "SEED PROCESSES LOGICAL PHYSICAL PRIVATE MERGED LOGICAL/PHYSICAL", sums); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
-	return table(w, "SEED KIND ID RUNG PROCESSES LOGICAL PHYSICAL PRIVATE", rows)
+	return table(w, "SEED KIND ID RUNG PROCESSES LOGICAL PHYSICAL PRIVATE MERGED", rows)
 }
 
 func addUsage(sum, u *api.Usage) {
@@ -101,10 +102,11 @@ func addUsage(sum, u *api.Usage) {
 	sum.Logical += u.Logical
 	sum.Physical += u.Physical
 	sum.Private += u.Private
+	sum.Merged += u.Merged
 }
 
 func figures(u *api.Usage) []string {
-	return []string{strconv.Itoa(int(u.Processes)), bytesText(u.Logical), bytesText(u.Physical), bytesText(u.Private)}
+	return []string{strconv.Itoa(int(u.Processes)), bytesText(u.Logical), bytesText(u.Physical), bytesText(u.Private), bytesText(u.Merged)}
 }
 
 func ratio(u *api.Usage) string {

@@ -17,6 +17,7 @@ func keep(ctx context.Context, args []string) error {
 	seed := flags.String("seed", "", "id of the seed")
 	socket := flags.String("socket", "", "socket to serve on")
 	criu := flags.String("criu", "", "the program; empty: instances are booted")
+	merge := flags.Bool("merge", false, "instances offer their memory to be merged")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -26,7 +27,7 @@ func keep(ctx context.Context, args []string) error {
 		}
 	}
 	// The signals that end sproutd are not for the keeper: its instances would lose their parent.
-	return keeper.Main(context.WithoutCancel(ctx), keeper.Config{Seed: *seed, Socket: *socket, CRIU: restore.CRIU{Path: *criu}})
+	return keeper.Main(context.WithoutCancel(ctx), keeper.Config{Seed: *seed, Socket: *socket, CRIU: restore.CRIU{Path: *criu}, Merge: *merge})
 }
 
 // ownMounts refuses a keeper that was started by hand: it lays mounts over /run, and would do so for everybody. That of a sproutd that has ended since has

@@ -106,6 +106,11 @@ func isSame(path string, door os.FileInfo) bool {
 
 // prepare makes the mount namespace, which Spawn has made our own, fit for CRIU. What is booted becomes a child of ours when runc lets go of it.
 func prepare(c Config) error {
+	if c.Merge {
+		if err := linux.OfferMemory(); err != nil {
+			return err
+		}
+	}
 	if c.boots() {
 		return linux.AdoptOrphans()
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
@@ -22,6 +23,8 @@ type Config struct {
 	Socket string
 	// CRIU restores; without a path the keeper does not restore: it boots.
 	CRIU restore.CRIU
+	// Merge has what is booted offer its memory to be merged, Deterministic has each boot lay it out alike.
+	Merge, Deterministic bool
 }
 
 // boots says whether the instances are booted. Their bind mounts are those that sproutd sees: such a keeper stays in its mount namespace.
@@ -29,7 +32,11 @@ func (c Config) boots() bool { return c.CRIU.Path == "" }
 
 // Args is the command line that Main's caller parses back into a Config.
 func (c Config) Args() []string {
-	return []string{"keeper", "--seed", c.Seed, "--socket", c.Socket, "--criu", c.CRIU.Path}
+	args := []string{"keeper", "--seed", c.Seed, "--socket", c.Socket, "--criu", c.CRIU.Path}
+	if c.Merge {
+		args = append(args, "--merge")
+	}
+	return args
 }
 
 const (
@@ -69,7 +76,11 @@ func Spawn(ctx context.Context, c Config) error {
 	if !c.boots() {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
 	}
-	err = cmd.Start()
+	begin := cmd.Start
+	if c.Deterministic {
+		begin = func() error { return linux.WithoutASLR(cmd.Start) }
+	}
+	err = begin()
 	_ = theirs.Close()
 	if err != nil {
 		return fmt.Errorf("start keeper of seed %s: %w", c.Seed, err)

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleEnv says what this binary is: the tests in a mount namespace of their own ("tests"), the same on a host with cgroup v2 only ("unified"), or a
-// container's first process ("container", "chroot").
+// roleEnv says what this binary is: the tests in a mount namespace of their own ("tests"), the same on a host with cgroup v2 only ("unified"), a
+// container's first process ("container", "chroot"), or one that offers its memory ("offering").
 const roleEnv = "SPROUT_LINUX_TEST_ROLE"
 
 // groupPrefix is how the name of every cgroup of these tests begins.
@@ -30,6 +30,11 @@ func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleEnv); role {
 	case "container", "chroot":
 		os.Exit(beContainer(role, os.Args[1]))
+	case "offering":
+		if err := errors.Join(OfferMemory(), unix.Exec("/bin/cat", []string{"cat", "/proc/self/ksm_stat"}, nil)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
 	case "user":
 		os.Exit(m.Run())
 	case "tests", "unified":

@@ -1955,6 +1955,8 @@ type SeedInfo struct {
 	AfterWake *AfterWake `protobuf:"bytes,22,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
 	// Its instances can join no IPC or UTS namespace: the app has something in its own.
 	OwnNamespaces bool `protobuf:"varint,23,opt,name=own_namespaces,json=ownNamespaces,proto3" json:"own_namespaces,omitempty"`
+	// How the memory of its spares is merged, in words; empty: it is not. Told by InspectSeed only.
+	Merging       string `protobuf:"bytes,24,opt,name=merging,proto3" json:"merging,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2148,6 +2150,13 @@ func (x *SeedInfo) GetOwnNamespaces() bool {
 		return x.OwnNamespaces
 	}
 	return false
+}
+
+func (x *SeedInfo) GetMerging() string {
+	if x != nil {
+		return x.Merging
+	}
+	return ""
 }
 
 // AfterWake is how an app learns that it was woken.
@@ -2416,7 +2425,10 @@ type Boot struct {
 	// Requests sent to the readiness URL once it answers.
 	Warmup uint32 `protobuf:"varint,2,opt,name=warmup,proto3" json:"warmup,omitempty"`
 	// The program; set by sproutd when it asks a keeper.
-	Runc          string `protobuf:"bytes,3,opt,name=runc,proto3" json:"runc,omitempty"`
+	Runc string `protobuf:"bytes,3,opt,name=runc,proto3" json:"runc,omitempty"`
+	// The instances offer their memory to be merged, and are booted without what makes each boot different.
+	Merge         bool `protobuf:"varint,4,opt,name=merge,proto3" json:"merge,omitempty"`
+	Deterministic bool `protobuf:"varint,5,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2470,6 +2482,20 @@ func (x *Boot) GetRunc() string {
 		return x.Runc
 	}
 	return ""
+}
+
+func (x *Boot) GetMerge() bool {
+	if x != nil {
+		return x.Merge
+	}
+	return false
+}
+
+func (x *Boot) GetDeterministic() bool {
+	if x != nil {
+		return x.Deterministic
+	}
+	return false
 }
 
 // PoolRow is what is kept of a pool, by seed.
@@ -2854,11 +2880,14 @@ type BakeRequest struct {
 	Spec  []byte     `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
 	Ready *Readiness `protobuf:"bytes,6,opt,name=ready,proto3" json:"ready,omitempty"`
 	// Requests sent to the readiness URL once it answers.
-	Warmup        uint32     `protobuf:"varint,7,opt,name=warmup,proto3" json:"warmup,omitempty"`
-	Mode          string     `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
-	LateEnv       []string   `protobuf:"bytes,9,rep,name=late_env,json=lateEnv,proto3" json:"late_env,omitempty"`
-	LateMounts    []string   `protobuf:"bytes,10,rep,name=late_mounts,json=lateMounts,proto3" json:"late_mounts,omitempty"`
-	AfterWake     *AfterWake `protobuf:"bytes,11,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
+	Warmup     uint32     `protobuf:"varint,7,opt,name=warmup,proto3" json:"warmup,omitempty"`
+	Mode       string     `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
+	LateEnv    []string   `protobuf:"bytes,9,rep,name=late_env,json=lateEnv,proto3" json:"late_env,omitempty"`
+	LateMounts []string   `protobuf:"bytes,10,rep,name=late_mounts,json=lateMounts,proto3" json:"late_mounts,omitempty"`
+	AfterWake  *AfterWake `protobuf:"bytes,11,opt,name=after_wake,json=afterWake,proto3" json:"after_wake,omitempty"`
+	// Of mode prestart: equal memory of its spares is merged, and they are booted so that more of it is equal.
+	Merge         bool `protobuf:"varint,12,opt,name=merge,proto3" json:"merge,omitempty"`
+	Deterministic bool `protobuf:"varint,13,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2968,6 +2997,20 @@ func (x *BakeRequest) GetAfterWake() *AfterWake {
 		return x.AfterWake
 	}
 	return nil
+}
+
+func (x *BakeRequest) GetMerge() bool {
+	if x != nil {
+		return x.Merge
+	}
+	return false
+}
+
+func (x *BakeRequest) GetDeterministic() bool {
+	if x != nil {
+		return x.Deterministic
+	}
+	return false
 }
 
 type BakeEvent struct {
@@ -3859,7 +3902,9 @@ type Usage struct {
 	// A page that n processes map counts as one n-th: all of these add up to what the machine has spent.
 	Physical uint64 `protobuf:"varint,8,opt,name=physical,proto3" json:"physical,omitempty"`
 	// Pages that nobody else maps.
-	Private       uint64 `protobuf:"varint,9,opt,name=private,proto3" json:"private,omitempty"`
+	Private uint64 `protobuf:"varint,9,opt,name=private,proto3" json:"private,omitempty"`
+	// Of the logical memory: what was found to equal other memory, and merged with it.
+	Merged        uint64 `protobuf:"varint,10,opt,name=merged,proto3" json:"merged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3953,6 +3998,13 @@ func (x *Usage) GetPhysical() uint64 {
 func (x *Usage) GetPrivate() uint64 {
 	if x != nil {
 		return x.Private
+	}
+	return 0
+}
+
+func (x *Usage) GetMerged() uint64 {
+	if x != nil {
+		return x.Merged
 	}
 	return 0
 }
@@ -4697,7 +4749,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xdd\x05\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xf7\x05\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -4728,7 +4780,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\bidentity\x18\x15 \x01(\bR\bidentity\x123\n" +
 	"\n" +
 	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12%\n" +
-	"\x0eown_namespaces\x18\x17 \x01(\bR\rownNamespaces\"\x8f\x01\n" +
+	"\x0eown_namespaces\x18\x17 \x01(\bR\rownNamespaces\x12\x18\n" +
+	"\amerging\x18\x18 \x01(\tR\amerging\"\x8f\x01\n" +
 	"\tAfterWake\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
@@ -4750,11 +4803,13 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
 	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
 	"\x05paged\x18\x06 \x01(\bR\x05paged\x12#\n" +
-	"\x04boot\x18\a \x01(\v2\x0f.sprout.v1.BootR\x04boot\"^\n" +
+	"\x04boot\x18\a \x01(\v2\x0f.sprout.v1.BootR\x04boot\"\x9a\x01\n" +
 	"\x04Boot\x12*\n" +
 	"\x05ready\x18\x01 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12\x16\n" +
 	"\x06warmup\x18\x02 \x01(\rR\x06warmup\x12\x12\n" +
-	"\x04runc\x18\x03 \x01(\tR\x04runc\"/\n" +
+	"\x04runc\x18\x03 \x01(\tR\x04runc\x12\x14\n" +
+	"\x05merge\x18\x04 \x01(\bR\x05merge\x12$\n" +
+	"\rdeterministic\x18\x05 \x01(\bR\rdeterministic\"/\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\"\x90\x03\n" +
@@ -4782,7 +4837,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xcd\x02\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\x89\x03\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4797,7 +4852,9 @@ const file_sprout_proto_rawDesc = "" +
 	" \x03(\tR\n" +
 	"lateMounts\x123\n" +
 	"\n" +
-	"after_wake\x18\v \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\"\x8c\x01\n" +
+	"after_wake\x18\v \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12\x14\n" +
+	"\x05merge\x18\f \x01(\bR\x05merge\x12$\n" +
+	"\rdeterministic\x18\r \x01(\bR\rdeterministic\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -4858,7 +4915,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\fUsageRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"9\n" +
 	"\rUsageResponse\x12(\n" +
-	"\x06usages\x18\x01 \x03(\v2\x10.sprout.v1.UsageR\x06usages\"\xdf\x01\n" +
+	"\x06usages\x18\x01 \x03(\v2\x10.sprout.v1.UsageR\x06usages\"\xf7\x01\n" +
 	"\x05Usage\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x12\n" +
@@ -4868,7 +4925,9 @@ const file_sprout_proto_rawDesc = "" +
 	"\tprocesses\x18\x06 \x01(\rR\tprocesses\x12\x18\n" +
 	"\alogical\x18\a \x01(\x04R\alogical\x12\x1a\n" +
 	"\bphysical\x18\b \x01(\x04R\bphysical\x12\x18\n" +
-	"\aprivate\x18\t \x01(\x04R\aprivate\"Q\n" +
+	"\aprivate\x18\t \x01(\x04R\aprivate\x12\x16\n" +
+	"\x06merged\x18\n" +
+	" \x01(\x04R\x06merged\"Q\n" +
 	"\x0fVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
