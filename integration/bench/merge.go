@@ -20,7 +20,7 @@ func benchMerge(ctx context.Context, s *stack.Stack, r *results) error {
 	for _, way := range []struct {
 		name  string
 		flags []string
-	}{{"prestart", nil}, {"merged", []string{"--merge"}}, {"merged-alike", []string{"--merge", "--deterministic"}}} {
+	}{{"booted", nil}, {"with-merge", []string{"--merge"}}, {"with-merge-alike", []string{"--merge", "--deterministic"}}} {
 		if err := mergeOf(ctx, s, r, way.name, way.flags); err != nil {
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
