@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -26,7 +27,8 @@ func doze(t *testing.T, s *stack.Stack, id string) int {
 	if _, err := s.Sprout(t.Context(), "sleep", id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(was))); err == nil {
+	// Of one that has ended, and is not waited for yet, the command line is empty.
+	if args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(was), "cmdline")); err == nil && len(args) > 0 {
 		t.Errorf("process %d of sleeping %s is there", was, id)
 	}
 	return was
@@ -101,6 +103,25 @@ func TestSleeperGoesOnWhereItStopped(t *testing.T) {
 	t.Run("wakes", func(t *testing.T) { sleepAndWake(t, s) })
 	remove(t, s, "c1")
 	t.Run("shim killed", func(t *testing.T) { killSleepersShim(t, s) })
+	t.Run("seed removed", func(t *testing.T) { removeSleepersSeed(t, s) })
+}
+
+// onDisk is what a sleeping container takes on disk, and what it would take if its image were whole.
+func onDisk(t *testing.T, s *stack.Stack, id string) (bytes, full uint64) {
+	t.Helper()
+	out, err := s.Sprout(t.Context(), "explain", "--json", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var starts []struct {
+		Rest struct {
+			Bytes, Full uint64 `json:",string"`
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &starts); err != nil || len(starts) != 1 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return starts[0].Rest.Bytes, starts[0].Rest.Full
 }
 
 func sleepAndWake(t *testing.T, s *stack.Stack) {
@@ -127,8 +148,11 @@ func sleepAndWake(t *testing.T, s *stack.Stack) {
 	if bytes := memoryOf(t, s, "c1"); bytes > 2<<20 {
 		t.Errorf("asleep it takes %d bytes of memory", bytes)
 	}
-	if out, err := s.Sprout(t.Context(), "ps"); err != nil || !strings.Contains(out, "MiB") {
+	if out, err := s.Sprout(t.Context(), "ps"); err != nil || !strings.Contains(out, "MiB on disk, of ") {
 		t.Errorf("ps does not show what it takes on disk: %v %s", err, out)
+	}
+	if has, all := onDisk(t, s, "c1"); has > all/4 {
+		t.Errorf("asleep it takes %d of %d bytes on disk", has, all)
 	}
 	for _, victim := range victims {
 		if victim.name != "shim" {
@@ -179,13 +203,58 @@ func failToWake(t *testing.T, s *stack.Stack, id string) {
 	if err := os.Rename(list[0], list[0]+".away"); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, s, "restore-failed", "wake", id)
+	refused(t, s, "image-damaged", "wake", id)
 	if got := status(t, s, id); got != "paused" {
 		t.Errorf("after a wake that failed it is %s to containerd, want paused", got)
 	}
 	if err := os.Rename(list[0]+".away", list[0]); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"pages-1.img", "core-1.img"} {
+		damagedSleepsOn(t, s, id, filepath.Join(filepath.Dir(list[0]), name))
+	}
+}
+
+// damagedSleepsOn flips a bit of a sleeping container's image for a moment.
+func damagedSleepsOn(t *testing.T, s *stack.Stack, id, file string) {
+	t.Helper()
+	flip := func() {
+		t.Helper()
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip()
+	refused(t, s, "image-damaged", "wake", id)
+	if got := status(t, s, id); got != "paused" {
+		t.Errorf("with a damaged %s it is %s to containerd after the wake, want paused", filepath.Base(file), got)
+	}
+	flip()
+}
+
+// removeSleepersSeed removes the seed with which a sleeping container has most of its image in common.
+func removeSleepersSeed(t *testing.T, s *stack.Stack) {
+	runCounter(t, s, "orphan")
+	before := get(t, s, "orphan", "/")
+	doze(t, s, "orphan")
+	if _, err := s.Sprout(t.Context(), "seed", "rm", "counter"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := filepath.Glob(filepath.Join(s.Dir, "lib/sleeping/*/images/parent/pages-1.img"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("memory that was the seed's: %v %v", list, err)
+	}
+	damagedSleepsOn(t, s, "orphan", list[0])
+	rouse(t, s, "orphan")
+	if after := get(t, s, "orphan", "/"); len(after) < len(before) || after <= before && len(after) == len(before) {
+		t.Errorf("it counts %s after %s", after, before)
+	}
+	refused(t, s, "no-seed", "sleep", "orphan")
 }
 
 // killSleepersShim kills the shim of a container that sleeps, and of one that is being woken.

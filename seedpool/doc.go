@@ -28,6 +28,8 @@
 //
 // A bound instance may be put to disk and be made again, any number of times (sleep.go): its row, which stays bound, says so while it is there or on its way. sleeping,
 // not whole: being written, the container is frozen, or runs on if that was cut; whole: the image counts until the instance is seen running again.
+// The image is a delta against the seed's, never against an earlier one; the seed may go meanwhile, its memory stays as a link (sleeper.go). Sums are compared
+// at each wake: what is damaged sleeps on.
 //
 // # How many spares
 //
@@ -58,7 +60,8 @@
 //
 //	<StateDir>/pages/             the page store (package snapshotter/pages), by seed id
 //	<StateDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
-//	<StateDir>/sleeping/<instance id>/  images/ of an instance that sleeps, spec.json (what it has mounted): gone with its row, and so with the boot
+//	<StateDir>/sleeping/<instance id>/  images/ of an instance that sleeps, spec.json (what it has mounted), sums: gone with its row, and so with the boot
+//	<StateDir>/sleeping/<instance id>/images/parent/  links to its seed's memory: of that the images have only what differs
 //	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
 //	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)

@@ -45,11 +45,7 @@ func (d seedDir) seal(m *api.SeedMeta, spec *specs.Spec) error {
 	if err := d.write(fileSpec, data); err != nil {
 		return err
 	}
-	sums, _, err := d.sum()
-	if err != nil {
-		return err
-	}
-	if err := d.write(fileSums, []byte(formatSums(sums))); err != nil {
+	if err := d.writeSums(nil); err != nil {
 		return err
 	}
 	if data, err = protojson.Marshal(m); err != nil {
@@ -59,6 +55,15 @@ func (d seedDir) seal(m *api.SeedMeta, spec *specs.Spec) error {
 		return err
 	}
 	return d.sync()
+}
+
+// writeSums writes the sums of all guarded files.
+func (d seedDir) writeSums(known map[string]string) error {
+	sums, _, err := d.sum(known)
+	if err != nil {
+		return err
+	}
+	return d.write(fileSums, []byte(formatSums(sums)))
 }
 
 func (d seedDir) write(name string, data []byte) error {
@@ -97,10 +102,25 @@ func (d seedDir) guarded() ([]string, error) {
 		return nil, err
 	}
 	for _, entry := range entries {
-		names = append(names, "images/"+entry.Name())
+		if entry.Name() != parentName {
+			names = append(names, "images/"+entry.Name())
+		}
+	}
+	parent, err := os.ReadDir(filepath.Join(string(d), "images", parentName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, entry := range parent {
+		names = append(names, inParent+entry.Name())
 	}
 	return names, nil
 }
+
+// parentName is the directory, in the images of a sleeping instance, with what they have in common with their seed's.
+const (
+	parentName = "parent"
+	inParent   = "images/" + parentName + "/"
+)
 
 // identity changes whenever one of the guarded files is written to, replaced, cut, added or removed: it is made of what stat says of each. It is cheap
 // enough for every start; a bit that flips on the disk itself does not show in it.
@@ -124,14 +144,18 @@ func (d seedDir) identity() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// sum reads every guarded file and gives its sha256, and the number of bytes read.
-func (d seedDir) sum() (sums map[string]string, total uint64, err error) {
+// sum reads every guarded file and gives its sha256, and the number of bytes read. Of files that are known it takes what is known.
+func (d seedDir) sum(known map[string]string) (sums map[string]string, total uint64, err error) {
 	names, err := d.guarded()
 	if err != nil {
 		return nil, 0, err
 	}
 	sums = make(map[string]string, len(names))
 	for _, name := range names {
+		if sum, ok := known[name]; ok {
+			sums[name] = sum
+			continue
+		}
 		n, sum, err := sumFile(filepath.Join(string(d), name))
 		if err != nil {
 			return nil, 0, err
@@ -163,11 +187,18 @@ func sumFile(path string) (int64, string, error) {
 // verify reads the seed again. problems name each file that is not as it was baked, and what is wrong with it; err means that it could not be found out.
 // whole: images and their memory are there, and are compared with each other.
 func (d seedDir) verify(whole bool) (files, bytes uint64, problems []string, err error) {
+	return d.compare(whole, func(string) bool { return false })
+}
+
+// compare is verify, without reading those files that are trusted.
+func (d seedDir) compare(whole bool, trusted func(name string) bool) (files, bytes uint64, problems []string, err error) {
 	want, err := d.readSums()
 	if err != nil {
 		return 0, 0, []string{fmt.Sprintf("%s: %v", fileSums, err)}, nil
 	}
-	have, bytes, err := d.sum()
+	known := maps.Clone(want)
+	maps.DeleteFunc(known, func(name, _ string) bool { return !trusted(name) })
+	have, bytes, err := d.sum(known)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, 0, []string{err.Error()}, nil
 	}
@@ -222,6 +253,7 @@ func parseSums(r io.Reader) (map[string]string, error) {
 		sum, name, ok := strings.Cut(scan.Text(), "  ")
 		raw, err := hex.DecodeString(sum)
 		file, inImages := strings.CutPrefix(name, "images/")
+		file = strings.TrimPrefix(file, parentName+"/")
 		good := name == fileSpec || inImages && file != "" && !strings.ContainsAny(file, "/\x00") && file != "." && file != ".."
 		if !ok || err != nil || len(raw) != sha256.Size || !good {
 			return nil, fmt.Errorf("read line %d: want a sha256 and a file of the seed", n)

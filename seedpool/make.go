@@ -150,8 +150,11 @@ func (p *Pool) destroy(asked context.Context, i *instance, fate snapshotFate) er
 	if err := p.freeSnapshot(ctx, row, fate); err != nil {
 		return fmt.Errorf("free snapshot of instance %s: %w", i.id, err)
 	}
-	if err := os.RemoveAll(p.paths.SleepDir(i.id)); err != nil {
+	if err := p.removeImage(i); err != nil {
 		return fmt.Errorf("remove image of instance %s: %w", i.id, err)
+	}
+	if err := p.releaseKeeper(ctx, i.seed); err != nil {
+		return fmt.Errorf("retire keeper of instance %s: %w", i.id, err)
 	}
 	if err := os.RemoveAll(p.paths.InstanceDir(i.id)); err != nil {
 		return fmt.Errorf("remove directory of instance %s: %w", i.id, err)

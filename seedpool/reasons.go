@@ -85,6 +85,9 @@ const (
 	ReasonForeignResource Reason = "foreign-resource"
 )
 
+// ReasonImageDamaged says why a container was not woken: the image that it sleeps in is not as it was written. It sleeps on.
+const ReasonImageDamaged Reason = "image-damaged"
+
 // hints are what a person can do about each reason.
 var hints = map[Reason]string{
 	ReasonNoSeed:            "bake one: sprout seed bake --image IMAGE --name NAME --ready http://:PORT/",
@@ -124,6 +127,7 @@ var hints = map[Reason]string{
 	ReasonConnections:       "wait until its clients have gone, or give --close-connections",
 	ReasonKeeperGone:        "nothing: the process that made it was killed, and nobody else can put it to sleep",
 	ReasonDumpFailed:        "the detail has what CRIU says",
+	ReasonImageDamaged:      "remove the container: what it had in memory is lost; look for what has changed the file that the detail names",
 	ReasonForeignResource:   "the detail names what it has in common with somebody outside",
 }
 

@@ -220,10 +220,14 @@ func (p *Pool) recoverInstanceDirs(context.Context) error {
 // recoverSleeping removes images of instances that no row says are on disk, or on their way there.
 func (p *Pool) recoverSleeping(context.Context) error {
 	return eachName(p.paths.SleepingDir(), func(id string) error {
-		if i := p.instance(id); i != nil && p.rowOf(i).Sleeping != nil {
+		i := p.instance(id)
+		switch {
+		case i == nil:
+			return os.RemoveAll(p.paths.SleepDir(id))
+		case p.rowOf(i).Sleeping != nil:
 			return nil
 		}
-		return os.RemoveAll(p.paths.SleepDir(id))
+		return p.removeImage(i)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -46,15 +47,22 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 	}
 	p.point("instance dumped")
 	if err == nil {
+		from := time.Now()
+		err = p.sealSleeper(i)
+		resp.Phases = append(resp.Phases, &api.Phase{Name: "sums", Nanoseconds: time.Since(from).Nanoseconds()})
+	}
+	if err == nil {
 		err = p.rewrite(i, func(row *api.InstanceRow) {
-			row.Sleeping = &api.Sleeping{Whole: true, Bytes: resp.Bytes, Streams: r.Streams, Overlay: overlay, Pid: uint32(row.Instance.Pid)}
+			row.Sleeping = &api.Sleeping{
+				Whole: true, Bytes: resp.Bytes, Full: resp.Full, Streams: r.Streams, Overlay: overlay, Pid: uint32(row.Instance.Pid),
+			}
 		})
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.dropSleep(i))
 	}
-	p.tellSleep(EventAsleep, i, fmt.Sprintf("%d bytes", resp.Bytes))
-	return &api.SleepResponse{Bytes: resp.Bytes, Phases: resp.Phases}, nil
+	p.tellSleep(EventAsleep, i, fmt.Sprintf("%d of %d bytes", resp.Bytes, resp.Full))
+	return &api.SleepResponse{Bytes: resp.Bytes, Full: resp.Full, Phases: resp.Phases}, nil
 }
 
 // prepareSleep makes the directory of the image, with the spec of all that the container has mounted, and says what the keeper is to do.
@@ -70,19 +78,18 @@ func (p *Pool) prepareSleep(ctx context.Context, i *instance, r *api.SleepReques
 		return nil, nil, err
 	}
 	// What an earlier sleep has left, of which it was woken.
-	dir := p.paths.SleepDir(i.id)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := p.removeImage(i); err != nil {
 		return nil, nil, err
 	}
-	images := filepath.Join(dir, "images")
-	if err := os.MkdirAll(images, 0o700); err != nil {
+	dir := seedDir(p.paths.SleepDir(i.id))
+	if err := errors.Join(os.MkdirAll(string(dir), 0o700), dir.write(fileSpec, spec)); err != nil {
 		return nil, nil, err
 	}
-	file := filepath.Join(dir, fileSpec)
-	if err := errors.Join(os.WriteFile(file, spec, 0o600), syncPath(file), syncPath(dir), syncPath(p.paths.SleepingDir())); err != nil {
-		return nil, nil, err
+	ask := &api.DumpRequest{
+		Id: i.id, Images: filepath.Join(string(dir), "images"), Spec: spec, Cgroup: r.Cgroup, Streams: r.Streams, Joins: r.Joins,
+		Base: p.linkBase(ctx, i, string(dir)),
 	}
-	return &api.DumpRequest{Id: i.id, Images: images, Spec: spec, Cgroup: r.Cgroup, Streams: r.Streams, Joins: r.Joins}, overlay, nil
+	return ask, overlay, nil
 }
 
 // mountedSpec is the spec that a seed was baked with, with mounts that were added to a container.
@@ -134,7 +141,7 @@ func (p *Pool) dropSleep(i *instance) error {
 	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Sleeping = nil }); err != nil {
 		return err
 	}
-	return os.RemoveAll(p.paths.SleepDir(i.id))
+	return p.removeImage(i)
 }
 
 // awake removes the image of an instance that runs: what it has done since is not in it.
@@ -183,13 +190,28 @@ func (p *Pool) wakeUp(ctx context.Context, i *instance, r *api.WakeRequest) (*ap
 	if err := p.kill(ctx, row); err != nil {
 		return nil, err
 	}
+	if err := p.checkSleeper(i, false); err != nil {
+		return nil, err
+	}
+	// What is large is read while the instance is made; nothing of that runs yet.
+	checked := make(chan error, 1)
+	go func() { checked <- p.checkSleeper(i, true) }()
 	made, err := p.makeAgain(ctx, i, row, r)
+	if damage := <-checked; damage != nil {
+		if err == nil {
+			err = p.kill(ctx, &api.InstanceRow{Instance: made.Instance})
+		}
+		return nil, errors.Join(damage, err)
+	}
 	if err != nil {
 		return nil, refuse(ReasonRestoreFailed, p.explain(err))
 	}
 	p.point("instance woken")
 	if err := p.rewrite(i, func(row *api.InstanceRow) { row.Instance = made.Instance }); err != nil {
 		return nil, errors.Join(err, p.kill(ctx, &api.InstanceRow{Instance: made.Instance}))
+	}
+	if err := p.releaseKeeper(ctx, i.seed); err != nil {
+		log.G(ctx).WithError(err).WithField("seed", i.seed).Warn("retire keeper of removed seed")
 	}
 	return made, nil
 }
@@ -207,7 +229,7 @@ func (p *Pool) makeAgain(ctx context.Context, i *instance, row *api.InstanceRow,
 	made, err := k.make(ctx, &api.MakeRequest{
 		Id: i.id, Images: filepath.Join(p.paths.SleepDir(i.id), "images"), Overlay: row.Sleeping.Overlay, Cgroup: r.Cgroup,
 		Netns: r.Netns, Ipcns: r.Ipcns, Utsns: r.Utsns, Spec: spec, Dir: p.paths.InstanceDir(i.id),
-		StdioKeys: row.Sleeping.Streams, Streams: r.Streams, AtOnce: true,
+		StdioKeys: row.Sleeping.Streams, Streams: r.Streams, AtOnce: true, Again: true,
 	})
 	if err != nil {
 		return nil, err

@@ -150,11 +150,14 @@ func (r *startRecord) finish(ctx context.Context, pid uint32) {
 	go r.deliver(context.WithoutCancel(ctx))
 }
 
-// rested notes that the task was put to sleep, or woken, and what that took.
-func (r *startRecord) rested(asleep bool, bytes uint64, phases []*api.Phase) {
+// rested notes that the task was put to sleep, or woken (slept is nil), and what that took.
+func (r *startRecord) rested(slept *api.SleepResponse, phases []*api.Phase) {
 	r.mu.Lock()
-	rest := &api.Rest{Asleep: asleep, Bytes: bytes, AtUnixNanoseconds: time.Now().UnixNano(), Phases: phases, Wakes: r.start.Rest.GetWakes()}
-	if !asleep {
+	rest := &api.Rest{
+		Asleep: slept != nil, Bytes: slept.GetBytes(), Full: slept.GetFull(), AtUnixNanoseconds: time.Now().UnixNano(), Phases: phases,
+		Wakes: r.start.Rest.GetWakes(),
+	}
+	if !rest.Asleep {
 		rest.Wakes++
 	}
 	r.start.Rest = rest

@@ -23,7 +23,7 @@ func (s tasks) Sleep(ctx context.Context, r *api.SleepTaskRequest) (*api.SleepTa
 	if err != nil {
 		return nil, seedpool.ToGRPC("sleep", err)
 	}
-	return &api.SleepTaskResponse{Bytes: resp.Bytes, Phases: resp.Phases}, nil
+	return &api.SleepTaskResponse{Bytes: resp.Bytes, Full: resp.Full, Phases: resp.Phases}, nil
 }
 
 // Wake has a sleeping task run again.

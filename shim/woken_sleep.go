@@ -50,8 +50,8 @@ func (t *wokenTask) sleep(ctx context.Context, closeConnections bool) (*api.Slee
 		return nil, errors.Join(fmt.Errorf("put task %s to sleep: %w", t.id, err), t.stayAwake())
 	}
 	t.tasks.publish(&eventstypes.TaskPaused{ContainerID: t.id})
-	t.record.rested(true, resp.Bytes, resp.Phases)
-	log.G(ctx).WithFields(log.Fields{"id": t.id, "bytes": resp.Bytes, "ms": time.Since(began).Milliseconds()}).Info("asleep")
+	t.record.rested(resp, resp.Phases)
+	log.G(ctx).WithFields(log.Fields{"id": t.id, "bytes": resp.Bytes, "full": resp.Full, "ms": time.Since(began).Milliseconds()}).Info("asleep")
 	return resp, nil
 }
 

@@ -43,7 +43,7 @@ func (t *wokenTask) wakeUp(ctx context.Context) ([]*api.Phase, error) {
 	t.tasks.publish(&eventstypes.TaskResumed{ContainerID: t.id})
 	err := t.tellWoken(ctx, w.record)
 	phases := w.record.phases()
-	t.record.rested(false, 0, phases)
+	t.record.rested(nil, phases)
 	log.G(ctx).WithError(err).WithFields(log.Fields{"id": t.id, "pid": t.pid(), "ms": time.Since(began).Milliseconds()}).Info("awake")
 	return phases, err
 }

@@ -85,7 +85,7 @@ func explainRest(w io.Writer, r *api.Rest) error {
 		fmt.Fprintf(w, "woken %d times from sleep, last %s ago\n", r.Wakes, age(r.AtUnixNanoseconds))
 		return explainPhases(w, "WAKE MS", r.Phases)
 	}
-	fmt.Fprintf(w, "asleep since %s, %s on disk\n", age(r.AtUnixNanoseconds), bytesText(r.Bytes))
+	fmt.Fprintf(w, "asleep since %s, %s\n", age(r.AtUnixNanoseconds), onDisk(r.Bytes, r.Full))
 	return explainPhases(w, "SLEEP MS", r.Phases)
 }
 

@@ -54,8 +54,11 @@ func asleep(r *api.Rest) string {
 	if !r.GetAsleep() {
 		return ""
 	}
-	return bytesText(r.Bytes)
+	return onDisk(r.Bytes, r.Full)
 }
+
+// onDisk is what an image takes that its seed's memory is no part of, and what it would take with that.
+func onDisk(bytes, full uint64) string { return bytesText(bytes) + " on disk, of " + bytesText(full) }
 
 func orDash(s string) string {
 	if s == "" {

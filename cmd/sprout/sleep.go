@@ -28,7 +28,7 @@ func sleepCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.Root().Writer, "%s sleeps, %s on disk\n", id, bytesText(resp.Bytes))
+				fmt.Fprintf(cmd.Root().Writer, "%s sleeps, %s\n", id, onDisk(resp.Bytes, resp.Full))
 				return nil
 			})
 		},

@@ -24,7 +24,7 @@
 // instance takes CRIU with it; what is left of the instance is in its cgroup and is killed by the next owner. A clone is nobody's child who waits for it: the kernel
 // keeps its status for those who have its pidfd.
 //
-// Dump writes an instance that runs to disk and leaves it frozen, for its shim to end; it is made again like any other, from its own image, on the pipes that the shim has kept,
+// Dump writes an instance that runs to disk, as a delta against its seed's image, and leaves it frozen, for its shim to end; it is made again like any other, from its own image, on the pipes that the shim has kept,
 // by whichever keeper its seed has then.
 //
 // Lock order: server.mu is a leaf; nothing slow is done under it. guard.mu is held while a memory's own is taken.

@@ -58,7 +58,7 @@ func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeRespo
 	defer func() { err = errgrpc.ToGRPC(err) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := s.begin(r.Id, cancel); err != nil {
+	if err := s.begin(r, cancel); err != nil {
 		return nil, err
 	}
 	m, err := s.make(ctx, r)
@@ -74,16 +74,16 @@ func (s *server) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeRespo
 }
 
 // begin notes an instance that is being made: it can be killed, and a retired keeper does not end under it.
-func (s *server) begin(id string, cancel context.CancelFunc) error {
+func (s *server) begin(r *api.MakeRequest, cancel context.CancelFunc) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.retired {
+	if s.ended || s.retired && !r.Again {
 		return fmt.Errorf("keeper of seed %s is retired: %w", s.config.Seed, errdefs.ErrFailedPrecondition)
 	}
-	if s.instances[id] != nil || s.making[id] != nil {
-		return fmt.Errorf("instance %s: %w", id, errdefs.ErrAlreadyExists)
+	if s.instances[r.Id] != nil || s.making[r.Id] != nil {
+		return fmt.Errorf("instance %s: %w", r.Id, errdefs.ErrAlreadyExists)
 	}
-	s.making[id] = &call{cancel: cancel, over: make(chan struct{})}
+	s.making[r.Id] = &call{cancel: cancel, over: make(chan struct{})}
 	return nil
 }
 

@@ -55,6 +55,12 @@ func checkFrames(dir string) error {
 		return err
 	}
 	for _, entry := range list {
+		if entry.IsDir() && entry.Name() == parentDir {
+			if err := checkParent(filepath.Join(dir, parentDir)); err != nil {
+				return err
+			}
+			continue
+		}
 		if !entry.Type().IsRegular() {
 			return fmt.Errorf("%s: not a file: %w", entry.Name(), ErrImage)
 		}

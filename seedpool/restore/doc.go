@@ -5,6 +5,9 @@
 // that CRIU packs nothing but memory and state; the files of tmpfs mounts, which CRIU would pack with tar processes, are packed by us. Of a container that is to be woken
 // again (Rest) the processes stay, frozen: when Dump has returned the image is whole, and they have run nothing that is not in it.
 //
+// Life of a delta: Dump writes a whole image; Subtract writes another without the pages that are the same in the image of the seed, which becomes its parent as CRIU
+// knows it. Only what the whole image has is taken from there: a page that was dropped is in neither pagemap entry, and reads as zeros. A delta has one parent, and that has none.
+//
 // Life of an instance: Stage builds its mounts outside CRIU. Restore starts CRIU inside the instance's final cgroup, so that memory is charged there, and hands
 // over root, mounts, network namespace and standard streams. When every task stands in its last ptrace stop, CRIU leaves the cgroup and the cgroup is frozen:
 // the app has not run one instruction when Restore returns. What fails, is cancelled or killed on the way is killed by its cgroup, and only then is CRIU let
@@ -29,6 +32,7 @@
 // # On disk
 //
 //	<images>/*.img           CRIU's images
+//	<images>/parent/         pagemaps and pages of the image that this one is a delta against
 //	<images>/mount-<n>.tar   the files of the spec's n-th mount, a tmpfs; none: there were no files
 //	<work>/{dump,restore}.log
 //

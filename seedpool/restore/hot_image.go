@@ -55,14 +55,11 @@ func (t *imageTask) readPagemap(dir string) error {
 			return decoded(name, data, &t.head)
 		}
 		var e pagemap.PagemapEntry
-		if err := decoded(name, data, &e); err != nil || e.GetFlags()&pagePresent == 0 {
+		if err := decoded(name, data, &e); err != nil || e.GetFlags()&(pagePresent|pageInParent) == 0 {
 			return err
 		}
-		r := pageRun{address: e.GetVaddr(), pages: e.GetNrPages(), from: from}
-		if r.pages == 0 {
-			r.pages = uint64(e.GetCompatNrPages())
-		}
-		if r.pages == 0 || r.pages > 1<<47/pageSize || r.address > 1<<47 || r.address%pageSize != 0 || r.address < end || e.GetInParent() {
+		r := pageRun{address: e.GetVaddr(), pages: countPages(&e), from: from}
+		if r.pages == 0 || r.pages > addressSpace/pageSize || r.address > addressSpace || r.address%pageSize != 0 || r.address < end || isInParent(&e) {
 			return fmt.Errorf("%s: %d pages at %#x: %w", name, r.pages, r.address, ErrImage)
 		}
 		from, end = from+r.pages, r.end()

@@ -1087,9 +1087,11 @@ func (x *SleepRequest) GetJoins() bool {
 
 type SleepResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it takes on disk.
-	Bytes         uint64   `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Phases        []*Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	// What it takes on disk, beside its seed's memory.
+	Bytes  uint64   `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases []*Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	// What it would take without that.
+	Full          uint64 `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1136,6 +1138,13 @@ func (x *SleepResponse) GetPhases() []*Phase {
 		return x.Phases
 	}
 	return nil
+}
+
+func (x *SleepResponse) GetFull() uint64 {
+	if x != nil {
+		return x.Full
+	}
+	return 0
 }
 
 type WakeRequest struct {
@@ -1278,9 +1287,11 @@ func (x *SleepTaskRequest) GetCloseConnections() bool {
 }
 
 type SleepTaskResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in SleepResponse.
+	Bytes         uint64   `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases        []*Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	Full          uint64   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1327,6 +1338,13 @@ func (x *SleepTaskResponse) GetPhases() []*Phase {
 		return x.Phases
 	}
 	return nil
+}
+
+func (x *SleepTaskResponse) GetFull() uint64 {
+	if x != nil {
+		return x.Full
+	}
+	return 0
 }
 
 type WakeTaskRequest struct {
@@ -1754,7 +1772,9 @@ type Rest struct {
 	AtUnixNanoseconds int64    `protobuf:"varint,3,opt,name=at_unix_nanoseconds,json=atUnixNanoseconds,proto3" json:"at_unix_nanoseconds,omitempty"`
 	Phases            []*Phase `protobuf:"bytes,4,rep,name=phases,proto3" json:"phases,omitempty"`
 	// How often it was woken.
-	Wakes         uint32 `protobuf:"varint,5,opt,name=wakes,proto3" json:"wakes,omitempty"`
+	Wakes uint32 `protobuf:"varint,5,opt,name=wakes,proto3" json:"wakes,omitempty"`
+	// What it would take on disk if its image were not a delta.
+	Full          uint64 `protobuf:"varint,6,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1820,6 +1840,13 @@ func (x *Rest) GetPhases() []*Phase {
 func (x *Rest) GetWakes() uint32 {
 	if x != nil {
 		return x.Wakes
+	}
+	return 0
+}
+
+func (x *Rest) GetFull() uint64 {
+	if x != nil {
+		return x.Full
 	}
 	return 0
 }
@@ -2693,6 +2720,7 @@ type Sleeping struct {
 	Overlay []string `protobuf:"bytes,4,rep,name=overlay,proto3" json:"overlay,omitempty"`
 	// pid of the process that was written. As long as it is the instance's the image is kept, whatever becomes of the process.
 	Pid           uint32 `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
+	Full          uint64 `protobuf:"varint,6,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2758,6 +2786,13 @@ func (x *Sleeping) GetOverlay() []string {
 func (x *Sleeping) GetPid() uint32 {
 	if x != nil {
 		return x.Pid
+	}
+	return 0
+}
+
+func (x *Sleeping) GetFull() uint64 {
+	if x != nil {
+		return x.Full
 	}
 	return 0
 }
@@ -4140,7 +4175,9 @@ type MakeRequest struct {
 	// Where the pipes of stdio_keys can be opened; none: the keeper makes new ones.
 	Streams []string `protobuf:"bytes,14,rep,name=streams,proto3" json:"streams,omitempty"`
 	// Boot it; else it is cloned or restored.
-	Boot          *Boot `protobuf:"bytes,15,opt,name=boot,proto3" json:"boot,omitempty"`
+	Boot *Boot `protobuf:"bytes,15,opt,name=boot,proto3" json:"boot,omitempty"`
+	// It was put to sleep, and its image is its own: a keeper that was told to end makes it, too, as long as it is there.
+	Again         bool `protobuf:"varint,16,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4280,6 +4317,13 @@ func (x *MakeRequest) GetBoot() *Boot {
 	return nil
 }
 
+func (x *MakeRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 type DumpRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4290,7 +4334,10 @@ type DumpRequest struct {
 	Cgroup  string   `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	Streams []string `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
 	// It will be in IPC and UTS namespaces that are not its own.
-	Joins         bool `protobuf:"varint,6,opt,name=joins,proto3" json:"joins,omitempty"`
+	Joins bool `protobuf:"varint,6,opt,name=joins,proto3" json:"joins,omitempty"`
+	// Directory with the memory of the image that it was made from: what is the same in it is not written again, and the directory becomes part of the image. Empty: all is
+	// written. It is in the file system of the images.
+	Base          string `protobuf:"bytes,7,opt,name=base,proto3" json:"base,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4367,10 +4414,19 @@ func (x *DumpRequest) GetJoins() bool {
 	return false
 }
 
+func (x *DumpRequest) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
 type DumpResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Phases        []*Phase               `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in SleepResponse.
+	Bytes         uint64   `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Phases        []*Phase `protobuf:"bytes,2,rep,name=phases,proto3" json:"phases,omitempty"`
+	Full          uint64   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4417,6 +4473,13 @@ func (x *DumpResponse) GetPhases() []*Phase {
 		return x.Phases
 	}
 	return nil
+}
+
+func (x *DumpResponse) GetFull() uint64 {
+	if x != nil {
+		return x.Full
+	}
+	return 0
 }
 
 // TemplatePlace is where a seed's template has its files and its processes. Both are the keeper's to make and to remove.
@@ -4691,10 +4754,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12\x16\n" +
 	"\x06mounts\x18\x03 \x01(\fR\x06mounts\x12\x18\n" +
 	"\astreams\x18\x04 \x03(\tR\astreams\x12\x14\n" +
-	"\x05joins\x18\x05 \x01(\bR\x05joins\"O\n" +
+	"\x05joins\x18\x05 \x01(\bR\x05joins\"c\n" +
 	"\rSleepResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"\x9d\x01\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\x04R\x04full\"\x9d\x01\n" +
 	"\vWakeRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12\x14\n" +
@@ -4704,10 +4768,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\astreams\x18\x06 \x03(\tR\astreams\"O\n" +
 	"\x10SleepTaskRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11close_connections\x18\x02 \x01(\bR\x10closeConnections\"S\n" +
+	"\x11close_connections\x18\x02 \x01(\bR\x10closeConnections\"g\n" +
 	"\x11SleepTaskResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"!\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\x04R\x04full\"!\n" +
 	"\x0fWakeTaskRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"N\n" +
 	"\x10WakeTaskResponse\x12\x10\n" +
@@ -4738,13 +4803,14 @@ const file_sprout_proto_rawDesc = "" +
 	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\x12!\n" +
 	"\fshim_address\x18\v \x01(\tR\vshimAddress\x12#\n" +
 	"\x04rest\x18\f \x01(\v2\x0f.sprout.v1.RestR\x04rest\x12\x12\n" +
-	"\x04mode\x18\r \x01(\tR\x04mode\"\xa4\x01\n" +
+	"\x04mode\x18\r \x01(\tR\x04mode\"\xb8\x01\n" +
 	"\x04Rest\x12\x16\n" +
 	"\x06asleep\x18\x01 \x01(\bR\x06asleep\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12.\n" +
 	"\x13at_unix_nanoseconds\x18\x03 \x01(\x03R\x11atUnixNanoseconds\x12(\n" +
 	"\x06phases\x18\x04 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
-	"\x05wakes\x18\x05 \x01(\rR\x05wakes\"7\n" +
+	"\x05wakes\x18\x05 \x01(\rR\x05wakes\x12\x12\n" +
+	"\x04full\x18\x06 \x01(\x04R\x04full\"7\n" +
 	"\rReportRequest\x12&\n" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
@@ -4825,13 +4891,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\x18claimed_unix_nanoseconds\x18\t \x01(\x03R\x16claimedUnixNanoseconds\x12\x18\n" +
 	"\aadopted\x18\n" +
 	" \x01(\bR\aadopted\x12/\n" +
-	"\bsleeping\x18\v \x01(\v2\x13.sprout.v1.SleepingR\bsleeping\"|\n" +
+	"\bsleeping\x18\v \x01(\v2\x13.sprout.v1.SleepingR\bsleeping\"\x90\x01\n" +
 	"\bSleeping\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x18\n" +
 	"\astreams\x18\x03 \x03(\tR\astreams\x12\x18\n" +
 	"\aoverlay\x18\x04 \x03(\tR\aoverlay\x12\x10\n" +
-	"\x03pid\x18\x05 \x01(\rR\x03pid\"!\n" +
+	"\x03pid\x18\x05 \x01(\rR\x03pid\x12\x12\n" +
+	"\x04full\x18\x06 \x01(\x04R\x04full\"!\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"h\n" +
 	"\tReadiness\x12\x12\n" +
@@ -4933,7 +5000,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04criu\x18\x02 \x01(\tR\x04criu\x12\x10\n" +
 	"\x03pid\x18\x03 \x01(\x03R\x03pid\"\x1d\n" +
 	"\vInstanceRef\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x94\x03\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xaa\x03\n" +
 	"\vMakeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x18\n" +
@@ -4951,17 +5018,20 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05ipcns\x18\f \x01(\tR\x05ipcns\x12\x14\n" +
 	"\x05utsns\x18\r \x01(\tR\x05utsns\x12\x18\n" +
 	"\astreams\x18\x0e \x03(\tR\astreams\x12#\n" +
-	"\x04boot\x18\x0f \x01(\v2\x0f.sprout.v1.BootR\x04boot\"\x91\x01\n" +
+	"\x04boot\x18\x0f \x01(\v2\x0f.sprout.v1.BootR\x04boot\x12\x14\n" +
+	"\x05again\x18\x10 \x01(\bR\x05again\"\xa5\x01\n" +
 	"\vDumpRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06images\x18\x02 \x01(\tR\x06images\x12\x12\n" +
 	"\x04spec\x18\x03 \x01(\fR\x04spec\x12\x16\n" +
 	"\x06cgroup\x18\x04 \x01(\tR\x06cgroup\x12\x18\n" +
 	"\astreams\x18\x05 \x03(\tR\astreams\x12\x14\n" +
-	"\x05joins\x18\x06 \x01(\bR\x05joins\"N\n" +
+	"\x05joins\x18\x06 \x01(\bR\x05joins\x12\x12\n" +
+	"\x04base\x18\a \x01(\tR\x04base\"b\n" +
 	"\fDumpResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12(\n" +
-	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\"9\n" +
+	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\x04R\x04full\"9\n" +
 	"\rTemplatePlace\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\"\x9a\x01\n" +
