@@ -39,7 +39,7 @@ crash: ## kill sproutd 200 times at random points; SPROUT_KILLS_SEED=N has the s
 .PHONY: soak
 soak: ## ten clones of each demo app, a thousand requests each, then SPROUT_SOAK=1m of them; 1000 clones in a row: 20 minutes
 	@$(MAKE) --no-print-directory -j3 tools images build
-	SPROUT_SOAK=$${SPROUT_SOAK:-1m} SPROUT_CLONES=$${SPROUT_CLONES:-1000} go test -count=1 -v -timeout 60m \
+	SPROUT_SOAK=$${SPROUT_SOAK:-1m} SPROUT_CYCLES=$${SPROUT_CYCLES:-1000} go test -count=1 -v -timeout 60m \
 		-run 'TestEachDemoAppIsCloned|TestTenClones|TestClonesLeaveNothing' ./integration
 
 .PHONY: kube-test

@@ -15,8 +15,17 @@ import (
 	"github.com/sproutrun/sprout/integration/stack"
 )
 
-// cycles is how often a container is started and removed on each rung before what is left is counted.
-const cycles = 200
+// cycles is how often a container is started and removed on a rung before what is left is counted; `make soak` has it done more often.
+func cycles(t *testing.T, n int) int {
+	t.Helper()
+	if more := os.Getenv("SPROUT_CYCLES"); more != "" {
+		var err error
+		if n, err = strconv.Atoi(more); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
 
 // census is everything that a start could leave behind. Only what belongs to the stack is counted: by its directory in arguments, environments, mounts, and by
 // its name, which its containers' cgroups carry.
@@ -139,7 +148,7 @@ func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
 	for {
 		left = nil
 		for what, now := range count(t, s) {
-			// A daemon may keep a few more descriptors (connections, epoll) than at its very first start; hundreds of cycles would show as hundreds.
+			// A daemon may keep a few more descriptors (connections, epoll) than at its very first start; tens of cycles would show as tens.
 			slack := 0
 			if strings.HasPrefix(what, "descriptors") {
 				slack = 8
@@ -164,21 +173,13 @@ func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
 
 func TestCyclesLeaveNothingBehind(t *testing.T) {
 	s := ownStack(t, "python-demo")
-	t.Run("cold", func(t *testing.T) { leavesNothing(t, s, "cold", 0, cycles, "--env", "NOT_IN_ANY_SEED=1") })
-	t.Run("restore", func(t *testing.T) { leavesNothing(t, s, "restore", 0, cycles) })
-	t.Run("thaw", func(t *testing.T) { leavesNothing(t, s, "thaw", 3, cycles) })
+	t.Run("cold", func(t *testing.T) { leavesNothing(t, s, "cold", 0, cycles(t, 25), "--env", "NOT_IN_ANY_SEED=1") })
+	t.Run("restore", func(t *testing.T) { leavesNothing(t, s, "restore", 0, cycles(t, 25)) })
+	t.Run("thaw", func(t *testing.T) { leavesNothing(t, s, "thaw", 3, cycles(t, 25)) })
 }
 
-// `make soak` makes more of them.
 func TestClonesLeaveNothingBehind(t *testing.T) {
-	clones := 20
-	if value := os.Getenv("SPROUT_CLONES"); value != "" {
-		var err error
-		if clones, err = strconv.Atoi(value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	leavesNothing(t, wake{"fork", "fork", 0, true}.ready(t), "fork", 0, clones)
+	leavesNothing(t, wake{"fork", "fork", 0, true}.ready(t), "fork", 0, cycles(t, 20))
 }
 
 // leavesNothing takes the census before and after so many starts on a rung.
