@@ -80,7 +80,7 @@ var callNames = map[uint64]string{
 	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysCapset: "capset", sysSeccomp: "seccomp", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
 	sysShutdown: "shutdown", sysFchownat: "fchownat", sysUnlinkat: "unlinkat", sysFchmodat: "fchmodat",
 	sysTimerCreate: "timer_create", sysTimerSettime: "timer_settime", sysTimerDelete: "timer_delete", sysConnect: "connect",
-	sysPrctl: "prctl", sysMount: "mount", sysPidfdGetfd: "pidfd_getfd", sysFchmod: "fchmod", sysFchown: "fchown", sysUtimensat: "utimensat", sysWait4: "wait4", sysSetpgid: "setpgid", sysSetns: "setns",
+	sysPrctl: "prctl", sysMount: "mount", sysPidfdGetfd: "pidfd_getfd", sysFchmod: "fchmod", sysFchown: "fchown", sysUtimensat: "utimensat", sysWait4: "wait4", sysSetpgid: "setpgid", sysSetns: "setns", sysUnshare: "unshare",
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",
 	sysSignalfd4: "signalfd4", sysEventfd2: "eventfd2", sysEpollCreate1: "epoll_create1", sysDup3: "dup3", sysPipe2: "pipe2",

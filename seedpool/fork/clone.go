@@ -108,6 +108,9 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 	if !s.Root && slices.ContainsFunc(t.zygotes(), func(z *zygote) bool { return z.program.SharedFiles }) {
 		return nil, fmt.Errorf("clone template %d: it writes to mapped files or has files of sockets, and the clone has no root of its own", t.pid)
 	}
+	if s.clocks, err = t.clocks.now(); err != nil {
+		return nil, err
+	}
 	t.number++
 	c := new(Clone)
 	defer func() {
@@ -128,7 +131,7 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 
 // files are those of a request, in the order of its descriptors; the first is the gate's place.
 func (t *Template) files(f Files) []*os.File {
-	list := []*os.File{nil, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root, f.IPC, f.UTS, f.init}
+	list := []*os.File{nil, f.Streams[0], f.Streams[1], f.Streams[2], f.Cgroup, f.Net, f.Root, f.IPC, f.UTS, f.init, nil}
 	for n := range list {
 		if list[n] == nil {
 			list[n] = t.filler
@@ -143,6 +146,9 @@ func (z *zygote) make(ctx context.Context, c *Clone, number uint64, s Sandbox, f
 	if err != nil {
 		return nil, err
 	}
+	if z.offsets != nil {
+		files[fdOffsets] = z.offsets
+	}
 	if files[fdGate], c.gate, err = os.Pipe(); err != nil {
 		return nil, err
 	}
@@ -153,7 +159,10 @@ func (z *zygote) make(ctx context.Context, c *Clone, number uint64, s Sandbox, f
 	if err := errors.Join(err, files[fdGate].Close()); err != nil {
 		return nil, fmt.Errorf("send request: %w", err)
 	}
-	return z.attend(ctx, c, number, request)
+	if times, err = z.attend(ctx, c, number, request); err != nil {
+		return nil, err
+	}
+	return times, checkClocks(c.PID, s)
 }
 
 // attend follows a clone from its request until it is ready and the zygote listens again.

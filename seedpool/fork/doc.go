@@ -25,6 +25,10 @@
 // A template that was restored from an image with more privileges and other ids has an Origin: its clones have the ids of the original, every thread drops the
 // capabilities, and all are given the one seccomp filter, before the release.
 //
+// Clocks: a template does not run, and neither do the clocks that its clones see: each has a time namespace of its own, in which CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from
+// where they were when the template was stopped. So what a clone measures by them, such as the age of a worker's sign of life, is not off by the template's age. CLOCK_REALTIME is the machine's,
+// and a clone that is kept frozen sees its own clocks jump when it is thawed, as every frozen process does.
+//
 // Trees: an init with direct children is a template of several processes, each with a zygote of its own. The init's clone is made first, up to its gate, and makes all
 // that the tree shares: open files, pipes with both ends, shared memory. Then the children are made inside its namespaces, with the numbers that they had, by helpers that
 // end, which makes them children of the init; what is shared they take from it (pidfd_getfd). A session cannot be entered: where children are in their init's, all processes stay in
@@ -35,5 +39,6 @@
 //
 // Locks: Template.mu, held while a clone is made.
 //
-// Kernel needs: x86-64; clone3 with set_tid (5.5), CLONE_INTO_CGROUP (5.7), pidfd_getfd (5.6), close_range (5.9), PTRACE_GET_RSEQ_CONFIGURATION (5.13), kcmp.
+// Kernel needs: x86-64; clone3 with set_tid (5.5), CLONE_INTO_CGROUP (5.7), pidfd_getfd (5.6), close_range (5.9), PTRACE_GET_RSEQ_CONFIGURATION (5.13), kcmp; time namespaces
+// (5.6), without which clocks jump.
 package fork

@@ -3,7 +3,9 @@ package fork
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"reflect"
 	"slices"
@@ -262,6 +264,22 @@ func (i *inspector) readRoot(p *Process) (err error) {
 	}
 	if root != "/" || strings.HasSuffix(p.Cwd, " (deleted)") || !strings.HasPrefix(p.Cwd, "/") {
 		i.refuse(CodeRoot, "", "the process has root %s and working directory %s", root, p.Cwd)
+	}
+	for _, kind := range []string{"pid", "time"} {
+		own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", i.pid, kind))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the kernel has none
+		}
+		if err != nil {
+			return err
+		}
+		childrens, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s_for_children", i.pid, kind))
+		if err != nil {
+			return err
+		}
+		if own != childrens {
+			i.refuse(CodeRoot, "", "children of the process are in another %s namespace", kind)
+		}
 	}
 	return nil
 }

@@ -189,6 +189,7 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		{"fifo", "os.mkfifo('/tmp/sprout-%d' % os.getpid() + sys.argv[1]); x = os.open('/tmp/sprout-%d' % os.getpid() + sys.argv[1], os.O_RDWR); os.unlink('/tmp/sprout-%d' % os.getpid() + sys.argv[1])", CodeFile},
 		{"child", "if os.fork() == 0: time.sleep(100)", CodeChildren},
 		{"timer of a thread's clock", "assert libc.timer_create(3, None, ctypes.byref(ctypes.c_void_p())) == 0", CodeTimer},
+		{"children in another time namespace", "assert libc.unshare(0x80) == 0", CodeRoot},
 		{"seccomp", "libc.prctl(38, 1, 0, 0, 0); f = struct.pack('HBBI', 6, 0, 0, 0x7fff0000); b = ctypes.create_string_buffer(f); assert libc.prctl(22, 2, struct.pack('H6xQ', 1, ctypes.addressof(b))) == 0", CodeSeccomp},
 		{"pending signal", "signal.pthread_sigmask(signal.SIG_BLOCK, [10]); os.kill(1, 10)", CodePending},
 		{"death signal", "libc.prctl(1, 10)", CodePending},

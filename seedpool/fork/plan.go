@@ -37,7 +37,8 @@ const (
 	fdRoot
 	fdIPC
 	fdUTS
-	fdInit // of the children of a tree: the clone's first process
+	fdInit    // of the children of a tree: the clone's first process
+	fdOffsets // of the clocks of the zygote's children
 	fdCount
 )
 

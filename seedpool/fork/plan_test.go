@@ -97,6 +97,7 @@ func TestPlanIsAsItWas(t *testing.T) {
 	_, request, err := p.request(1, Sandbox{
 		Hostname: "x", Root: true, Proc: true, OwnNet: true, Cgroup: true,
 		Mounts: []Mount{{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: mountNoSuid, Data: "size=1m"}},
+		clocks: &linux.Clocks{Monotonic: -time.Second, Boottime: 1},
 	})
 	if err != nil {
 		t.Fatal(err)

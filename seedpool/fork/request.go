@@ -3,6 +3,8 @@ package fork
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // Sandbox is what a clone has of its own beyond its process.
@@ -22,6 +24,8 @@ type Sandbox struct {
 	JoinIPC, JoinUTS bool
 	// Cgroup: the clone begins in the cgroup that comes with the request.
 	Cgroup bool
+	// clocks are what the clone's time namespace adds to the machine's; nil: it has the template's.
+	clocks *linux.Clocks
 	// CgroupNS: it has a cgroup namespace whose root is that cgroup. Where there are v1 hierarchies it would have the template's in those.
 	CgroupNS bool
 }
@@ -64,17 +68,18 @@ func (p *Program) request(number uint64, s Sandbox) ([]byte, *program, error) {
 	args := r.words(cloneArgs{flags: flags, exitSignal: signalChild, cgroup: uint64(p.FDBase + fdCgroup)}.words()...)
 	switch {
 	case p.Member == nil:
-		r.list("request").add(
+		r.list("request").add(p.setClocks(r, s)...)
+		r.lists[len(r.lists)-1].add(
 			call("clone the template", sysClone3, args, cloneArgsSize).to(p.Result).then(FlagIfZero, "sandbox").with(FlagIgnore),
 			poke("end", temp, 0).then(FlagJump, "report"),
 		)
 		p.sandbox(r, temp, s)
 	case p.PID == 1:
-		p.helper(r)
+		p.helper(r, p.setClocks(r, s)...)
 		r.list("helper").add(call("clone the template", sysClone3, args, cloneArgsSize).then(FlagIfZero, "sandbox"), call("end", sysExitGroup))
 		p.sandbox(r, temp, s)
 	default:
-		p.helper(r)
+		p.helper(r, p.joinClocks(s)...)
 		p.child(r, temp, s)
 	}
 	r.place()

@@ -18,6 +18,7 @@ type Template struct {
 	*zygote
 	// children have a zygote each.
 	children []*zygote
+	clocks   clocks
 	// filler takes the place of descriptors that a request does not have.
 	filler *os.File
 
@@ -138,6 +139,9 @@ func prepare(ctx context.Context, sources []Source, seized [][]*ptrace.Tracee) (
 		return nil, err
 	}
 	t := &Template{}
+	if t.clocks, err = readClocks(sources[0].PID); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())

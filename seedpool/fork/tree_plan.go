@@ -37,12 +37,11 @@ const anyChild = ^uint64(0)
 // helper has the zygote make a process that shares its memory and goes on at the list of that name, and wait for its end: what that one makes has another parent then, the
 // first process of its pid namespace. The result is
 // its number or, since the helper writes there, too, 0. So the init of a tree is in nobody's process group's reach (an orphaned one is what it was), and its children are its own.
-func (p *Program) helper(r *program) {
+func (p *Program) helper(r *program, before ...Op) {
 	args := r.words(cloneArgs{flags: cloneVM, exitSignal: signalChild}.words()...)
-	r.list("request").add(
+	r.list("request").add(append(before,
 		call("make a helper", sysClone3, args, cloneArgsSize).to(p.Result).then(FlagIfZero, "helper").with(FlagIgnore),
-		call("wait for its end", sysWait4, anyChild).with(FlagIgnore).then(FlagJump, "report"),
-	)
+		call("wait for its end", sysWait4, anyChild).with(FlagIgnore).then(FlagJump, "report"))...)
 }
 
 // child makes a child of a clone: the helper cannot be its parent, being outside of the pid namespace. It makes one inside, in the other namespaces, too, that makes the child, with

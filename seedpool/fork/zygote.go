@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -16,6 +17,8 @@ type zygote struct {
 	program *Program
 	control *linux.Control
 	process *linux.Pidfd
+	// offsets are those of the clocks of its children to be; nil: the kernel has no time namespaces.
+	offsets *os.File
 	// zygotePID is its number, pid that of the template's process; both as the host counts.
 	zygotePID, pid int
 }
@@ -104,6 +107,10 @@ func (z *zygote) start(ctx context.Context, main *ptrace.Tracee) error {
 	if z.process, err = linux.OpenPidfd(m.pid); err != nil {
 		return err
 	}
+	z.offsets, err = os.OpenFile(fmt.Sprintf("/proc/%d/timens_offsets", m.pid), os.O_WRONLY, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	for _, fd := range []int{z.program.Control, z.program.Peer} {
 		if _, err := main.Syscall(ctx, sysClose, uint64(fd)); err != nil {
 			return fmt.Errorf("close control socket: %w", err)
@@ -117,6 +124,9 @@ func (z *zygote) close() error {
 	var all error
 	if z.control != nil {
 		all = z.control.Close()
+	}
+	if z.offsets != nil {
+		all = errors.Join(all, z.offsets.Close())
 	}
 	if z.process != nil {
 		if err := z.process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
