@@ -42,7 +42,7 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 	}
 	if err == nil {
 		p.point("seed tried")
-		err = p.count(ctx, s)
+		err = p.count(ctx, s, o.instead)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.undoBake(ctx, o.request.Namespace, id))
@@ -67,12 +67,15 @@ func (p *Pool) setYoung(id string, young bool) {
 func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error) {
 	overlay, err := p.rootfs.PrepareBake(ctx, id, o.request.ChainId)
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("%w: unpack the image for the sprout snapshotter first", err)
+		return nil, fmt.Errorf("%w: %w", err, errNotUnpacked)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(p.paths.SeedDir(id), 0o700); err != nil {
+		return nil, err
+	}
+	if err := p.paths.seedDir(id).keepRequest(o.request); err != nil {
 		return nil, err
 	}
 	if o.request.Mode == ModePrestart {
@@ -145,10 +148,15 @@ func (p *Pool) tryOut(ctx context.Context, s *seed, ready bake.Readiness) error 
 	return nil
 }
 
-// count makes the seed one that containers are started from. A seed of the same name hands its pool over in the same step, and is removed afterwards.
-func (p *Pool) count(ctx context.Context, s *seed) error {
+// count makes the seed one that containers are started from. A seed of the same name hands its pool over in the same step, and is removed afterwards: with its last
+// instance. instead is the one that must still have the name, if s was baked for no other reason; nil: whatever has it.
+func (p *Pool) count(ctx context.Context, s, instead *seed) error {
 	p.changes.Lock()
 	old := p.named(s)
+	if instead != nil && old != instead {
+		p.changes.Unlock()
+		return fail(errdefs.ErrAborted, "seed %s was removed or baked by somebody else meanwhile", s.meta.Info.Name)
+	}
 	oldID := ""
 	if old != nil {
 		oldID = old.id
@@ -201,6 +209,8 @@ func (p *Pool) undoBake(ctx context.Context, namespace, id string) error {
 	return errors.Join(p.keepers.retire(ctx, id), p.store.setChecked(id, ""), os.RemoveAll(p.paths.SeedDir(id)),
 		p.rootfs.AbortBake(ctx, id), p.rootfs.RemoveSeed(ctx, id), p.dropPages(ctx, namespace, id))
 }
+
+var errNotUnpacked = errors.New("unpack the image for the sprout snapshotter first")
 
 // upperOf is the upper directory in the options of an overlay mount.
 func upperOf(options []string) string {

@@ -131,7 +131,7 @@ func addSeed(p *Pool, rootfs *dirRootfs, namespace, name string, key *api.Key) (
 		return nil, err
 	}
 	p.point("seed tried")
-	return s, p.count(context.Background(), s)
+	return s, p.count(context.Background(), s, nil)
 }
 
 // fill sets the pool of a seed and waits until it is full.
@@ -325,6 +325,9 @@ func (r *dirRootfs) Container(namespace, id string) (string, string) {
 }
 
 func (r *dirRootfs) PrepareBake(_ context.Context, seed, _ string) ([]string, error) {
+	if err := r.called("PrepareBake", ""); err != nil {
+		return nil, err
+	}
 	return nil, os.MkdirAll(r.dir("bakes", seed), 0o700)
 }
 

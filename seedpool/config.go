@@ -40,6 +40,7 @@ type Config struct {
 	CgroupRoot     string   `toml:"cgroup_root"`
 	CRIU           string   `toml:"criu"`
 	Runc           string   `toml:"runc"`
+	Containerd     string   `toml:"containerd"`
 	Shim           string   `toml:"shim"`
 	IdleShims      int      `toml:"idle_shims"`
 	RefillParallel int      `toml:"refill_parallel"`
@@ -50,7 +51,13 @@ type Config struct {
 	Restore        Sharing  `toml:"restore"`
 	Pages          Storing  `toml:"pages"`
 	Fork           Forking  `toml:"fork"`
+	Seeds          Keeping  `toml:"seeds"`
 	Pool           Policy   `toml:"pool"`
+}
+
+// Keeping says what becomes of seeds that are not right any more.
+type Keeping struct {
+	Rebuild bool `toml:"rebuild"`
 }
 
 // Policy says how pools follow demand, and when spares are given back.
@@ -131,12 +138,14 @@ func Default() Config {
 		CgroupRoot:     DefaultCgroupRoot,
 		CRIU:           "criu",
 		Runc:           "runc",
+		Containerd:     "/run/containerd/containerd.sock",
 		IdleShims:      2,
 		RefillParallel: 1,
 		RefillBackoff:  Duration(time.Minute),
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
+		Seeds:          Keeping{Rebuild: true},
 		Pool:           Policy{HalfLife: Duration(5 * time.Minute), KeepFree: 512 << 20},
 	}
 }
@@ -238,6 +247,9 @@ cgroup_root = %q
 criu = %q
 runc = %q
 
+# containerd's socket. sproutd asks there what the images of its seeds are now; empty: it does not.
+containerd = %q
+
 # The program sprout-shim; empty: the one beside sproutd.
 shim = %q
 
@@ -280,6 +292,10 @@ quota = %q
 # change. What cannot be cloned is restored.
 enabled = %t
 
+[seeds]
+# true: a seed that is stale, or whose image's name stands for another image now, is baked again as it was baked, in the background. false: a person has to.
+rebuild = %t
+
 [pool]
 # A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time.
 half_life = %q
@@ -290,8 +306,8 @@ keep_free = %q
 
 # What all spares together may take. 0B: no bound.
 memory = %q
-`, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Shim, c.IdleShims, c.RefillParallel,
+`, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Containerd, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled,
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild,
 		time.Duration(c.Pool.HalfLife), c.Pool.KeepFree.String(), c.Pool.Memory.String())
 }

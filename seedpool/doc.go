@@ -7,6 +7,7 @@
 //	→ one instance tried → row: it counts
 //	ready ──▶ bad (a file is not as it was baked)          ready ──▶ stale (another kernel, CPU, CRIU or sprout; not kept, judged at each start)
 //	any of them ──▶ removed: row, then spares, keeper, files, layer
+//	stale, or its image's name is another image's now ──▶ baked again as it was baked (rebuild.go): its successor takes name and pool in one step with its removal
 //
 // That is mode clone. A seed of mode prestart has no image: a layer with nothing in it, the spec, and how its spares are booted, one by one (prestart.go). It is tried
 // like the other, and counts; what changes on the machine does not make it stale, but for sprout itself.
@@ -62,7 +63,7 @@
 //	<StateDir>/images-<boot id>/<seed id>/  images with the memory that is in the page store
 //	<StateDir>/sleeping/<instance id>/  images/ of an instance that sleeps, spec.json (what it has mounted), sums: gone with its row, and so with the boot
 //	<StateDir>/sleeping/<instance id>/images/parent/  links to its seed's memory: of that the images have only what differs
-//	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
+//	<StateDir>/seeds/<seed id>/   images/ (CRIU's), spec.json (it was baked with), request.json (what the bake was asked for), sums (of all these, as sha256sum writes them), meta.json (the row, for people)
 //	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
 //	<RunDir>/keepers/<seed id>.sock and what the keeper has beside it (package keeper)

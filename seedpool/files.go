@@ -26,8 +26,10 @@ import (
 // Files of a seed's directory beside images.
 const (
 	fileSpec = "spec.json"
-	fileMeta = "meta.json"
-	fileSums = "sums"
+	// fileRequest is what the bake was asked for; seeds of earlier sprouts have none.
+	fileRequest = "request.json"
+	fileMeta    = "meta.json"
+	fileSums    = "sums"
 )
 
 // maxSums bounds what is read as a list of sums: images have some dozens of files.
@@ -35,6 +37,8 @@ const maxSums = 1 << 20
 
 // seedDir is the directory of one seed. It is written once, by the bake, and only read afterwards.
 type seedDir string
+
+func (p Paths) seedDir(seed string) seedDir { return seedDir(p.SeedDir(seed)) }
 
 // seal writes what the images need beside them, and sees to it that all of it is on disk.
 func (d seedDir) seal(m *api.SeedMeta, spec *specs.Spec) error {
@@ -94,6 +98,9 @@ func (d seedDir) spec() ([]byte, error) { return os.ReadFile(filepath.Join(strin
 // guarded lists the files whose sums are kept, by their path in the directory: all that CRIU or we will read.
 func (d seedDir) guarded() ([]string, error) {
 	names := []string{fileSpec}
+	if _, err := os.Lstat(filepath.Join(string(d), fileRequest)); err == nil {
+		names = append(names, fileRequest)
+	}
 	entries, err := os.ReadDir(filepath.Join(string(d), "images"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return names, nil // a seed that is booted has none; of another the sums say what is missing
@@ -254,7 +261,7 @@ func parseSums(r io.Reader) (map[string]string, error) {
 		raw, err := hex.DecodeString(sum)
 		file, inImages := strings.CutPrefix(name, "images/")
 		file = strings.TrimPrefix(file, parentName+"/")
-		good := name == fileSpec || inImages && file != "" && !strings.ContainsAny(file, "/\x00") && file != "." && file != ".."
+		good := name == fileSpec || name == fileRequest || inImages && file != "" && !strings.ContainsAny(file, "/\x00") && file != "." && file != ".."
 		if !ok || err != nil || len(raw) != sha256.Size || !good {
 			return nil, fmt.Errorf("read line %d: want a sha256 and a file of the seed", n)
 		}

@@ -24,16 +24,18 @@ const criuTimeout = 2 * time.Second
 
 // Pool holds the seeds of one node and the instances made from them. All methods may be called at the same time.
 type Pool struct {
-	config  Config
-	paths   Paths
-	rootfs  Rootfs
-	pages   Pages
-	boot    string
-	criu    restore.CRIU
-	store   *store
-	keepers *keepers
-	metrics *metrics
-	events  events
+	config Config
+	paths  Paths
+	rootfs Rootfs
+	pages  Pages
+	// imageStore is nil if images are not followed.
+	imageStore Images
+	boot       string
+	criu       restore.CRIU
+	store      *store
+	keepers    *keepers
+	metrics    *metrics
+	events     events
 	// host is what seeds baked here depend on besides their container; nil: CRIU does not run, and every seed of images is stale.
 	host map[string]string
 	// point is called at the points at which a crash is tested.
@@ -121,9 +123,9 @@ func (i *instance) phase() phase { return phase(i.row.Phase) }
 
 // Open reads the index, makes the directories and begins to recover: see the package comment. It waits for no disk but the index and for no process. The
 // caller has seen to it that no other sproutd uses these directories.
-func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages) (*Pool, error) {
+func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages, images Images) (*Pool, error) {
 	p := newPool(c, rootfs)
-	p.pages = pages
+	p.pages, p.imageStore = pages, images
 	p.keepers.spawn = p.spawnKeeper
 	return p, p.open(ctx)
 }
@@ -181,6 +183,7 @@ func (p *Pool) open(ctx context.Context) error {
 		p.tasks.Go(func() { p.refill(p.life) })
 		p.tasks.Go(func() { p.watchMemory(p.life) })
 		p.tasks.Go(func() { p.mergeMemory(p.life) })
+		p.tasks.Go(func() { p.keepFresh(p.life) })
 		p.keepOrder(p.life)
 	})
 	return nil
@@ -199,6 +202,9 @@ func (p *Pool) loadRows() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, m := range metas {
+		if m.Info.Rebuild != nil {
+			m.Info.Rebuild.Running = false // it was cut
+		}
 		if m.Info.Phase == SeedReady {
 			m = p.judge(m)
 		}
@@ -213,7 +219,7 @@ func (p *Pool) loadRows() error {
 }
 
 func (p *Pool) newSeed(m *api.SeedMeta) *seed {
-	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: seedDir(p.paths.SeedDir(m.Info.Id)), paged: m.Paged, booted: isBooted(m.Info), meta: m}
+	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: p.paths.seedDir(m.Info.Id), paged: m.Paged, booted: isBooted(m.Info), meta: m}
 }
 
 // judge says of a ready seed whether this machine can wake it. That is not kept: it may be true again after the next boot.

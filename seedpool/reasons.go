@@ -93,7 +93,7 @@ var hints = map[Reason]string{
 	ReasonNoSeed:            "bake one: sprout seed bake --image IMAGE --name NAME --ready http://:PORT/",
 	ReasonKeyDiffers:        "start with the options that were baked, bake a seed with these, or declare what may differ with --late-env and --late-mount",
 	ReasonSeedBad:           "bake the seed again; `sprout seed verify NAME` says what is damaged",
-	ReasonSeedStale:         "bake the seed again: kernel, CPU, CRIU or sprout have changed since",
+	ReasonSeedStale:         "wait until sproutd has baked it again (`sprout seed inspect NAME` says how that goes), or do it: kernel, CPU, CRIU or sprout have changed since",
 	ReasonTTY:               "a terminal belongs to one container only: start without -t",
 	ReasonCheckpoint:        "the container is restored from a checkpoint of its own, as asked",
 	ReasonUserNamespace:     "containers with a user namespace start cold",

@@ -120,7 +120,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 		s.failed++
 		s.failures++
 		s.lastError = err.Error()
-		s.retryAt = time.Now().Add(backoff(s.failures, time.Duration(p.config.RefillBackoff)))
+		s.retryAt = time.Now().Add(backoff(s.failures, firstBackoff, time.Duration(p.config.RefillBackoff)))
 	}
 	failures := s.failures
 	p.mu.Unlock()
@@ -135,8 +135,8 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 }
 
 // backoff is the pause after so many failures in a row.
-func backoff(failures int, longest time.Duration) time.Duration {
-	pause := firstBackoff
+func backoff(failures int, first, longest time.Duration) time.Duration {
+	pause := first
 	for range failures - 1 {
 		if pause *= 2; pause >= longest {
 			return longest

@@ -73,7 +73,7 @@ func TestASpareThatCannotBeMadeIsTriedAgainLaterAndTheErrorKept(t *testing.T) {
 
 func TestPausesDoubleUpToTheLongest(t *testing.T) {
 	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 4: 8 * time.Second, 7: time.Minute, 1000: time.Minute} {
-		if got := backoff(failures, time.Minute); got != want {
+		if got := backoff(failures, time.Second, time.Minute); got != want {
 			t.Errorf("after %d failures %s, want %s", failures, got, want)
 		}
 	}

@@ -31,6 +31,7 @@ func (s *service) Bake(ctx context.Context, r *api.BakeRequest, stream api.Seeds
 		return err
 	}
 	defer done()
+	s.pool.noteImage(ctx, r)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.pool.life, func() { cancel(errClosing) })()
@@ -57,6 +58,8 @@ type order struct {
 	key     *api.Key
 	ready   bake.Readiness
 	tell    func(*api.BakeEvent)
+	// instead is the seed that the new one is to replace, and nothing else; nil: whatever has its name.
+	instead *seed
 }
 
 // order checks a request: everything that can be wrong with it is said before anything is made.

@@ -92,7 +92,7 @@ func (s *Shims) refill(ctx context.Context) {
 		var again <-chan time.Time
 		if err := s.fill(ctx); err != nil {
 			failures++
-			pause := backoff(failures, time.Minute)
+			pause := backoff(failures, firstBackoff, time.Minute)
 			again = time.After(pause)
 			log.G(ctx).WithError(err).WithField("failures", failures).Warn("start idle shim")
 		} else {

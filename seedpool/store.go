@@ -147,6 +147,26 @@ func (s *store) putSeed(m *api.SeedMeta) error {
 	return nil
 }
 
+// noteRebuild writes into the row of a seed how it goes with baking it again. The rest of the row is left as it is: what is stale in memory is not in the row.
+func (s *store) noteRebuild(id string, r *api.Rebuild) error {
+	err := s.state.Update(func(tx *bolt.Tx) error {
+		m := new(api.SeedMeta)
+		data := tx.Bucket(bucketSeeds).Get([]byte(id))
+		if data == nil {
+			return nil // it was removed
+		}
+		if err := proto.Unmarshal(data, m); err != nil {
+			return err
+		}
+		m.Info.Rebuild = r
+		return put(tx, bucketSeeds, id, m)
+	})
+	if err != nil {
+		return fmt.Errorf("write seed %s: %w", id, err)
+	}
+	return nil
+}
+
 // replaceSeed makes a new seed count in the same step in which the old one of its name, if there is one, ceases to; the pool goes over.
 func (s *store) replaceSeed(m *api.SeedMeta, old string, b spareBounds) error {
 	err := s.state.Update(func(tx *bolt.Tx) error {

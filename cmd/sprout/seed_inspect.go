@@ -61,6 +61,9 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"key env", names(s.Key.GetEnv())},
 		{"key mounts", names(s.Key.GetMounts())},
 	}
+	if s.Rebuild != nil {
+		rows = append(rows, []string{"rebuild", rebuildText(s.Rebuild)})
+	}
 	if s.Mode == seedpool.ModeClone {
 		rows = append(rows, [][]string{
 			{"memory image", bytesText(s.ImageBytes)},
@@ -74,6 +77,17 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		rows = append(rows, []string{"merging", s.Merging})
 	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
+}
+
+// rebuildText says how it goes with baking a seed again.
+func rebuildText(r *api.Rebuild) string {
+	switch {
+	case r.Running:
+		return "is being baked"
+	case r.Failures == 0:
+		return "is due"
+	}
+	return fmt.Sprintf("failed %d times, again at %s: %s", r.Failures, time.Unix(0, r.AgainUnixNanoseconds).Format(time.RFC3339), r.Error)
 }
 
 // pagesText says what a seed's memory takes in the page store.

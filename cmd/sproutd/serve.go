@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sproutrun/sprout/seedpool"
+	"github.com/sproutrun/sprout/seedpool/images"
 	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/snapshotter"
 	"github.com/sproutrun/sprout/snapshotter/pages"
@@ -146,7 +147,16 @@ func (d *parts) startPool(ctx context.Context, c seedpool.Config) (err error) {
 	if d.pages != nil {
 		store = pages.Seeds{Store: d.pages}
 	}
-	if d.pool, err = seedpool.Open(ctx, c, d.snapshotter, store); err != nil {
+	var asked seedpool.Images
+	if c.Containerd != "" {
+		connection, err := images.Connect(c.Containerd)
+		if err != nil {
+			return err
+		}
+		d.onStop(func(context.Context) error { return connection.Close() })
+		asked = connection
+	}
+	if d.pool, err = seedpool.Open(ctx, c, d.snapshotter, store, asked); err != nil {
 		return err
 	}
 	d.onStop(func(context.Context) error { return d.pool.Close() })

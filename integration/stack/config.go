@@ -36,7 +36,7 @@ disabled_plugins = [%s"io.containerd.nri.v1.nri",
 	if err := os.WriteFile(s.path("containerd.toml"), []byte(containerd+pods), 0o600); err != nil {
 		return err
 	}
-	sproutd := fmt.Sprintf("run_dir = %q\nstate_dir = %q\ncgroup_root = %q\ncriu = %q\nrunc = %q\n%s\n",
-		s.RunDir(), s.path("lib"), s.CgroupRoot(), s.path("criu"), s.bin("runc"), s.config)
+	sproutd := fmt.Sprintf("run_dir = %q\nstate_dir = %q\ncgroup_root = %q\ncriu = %q\nrunc = %q\ncontainerd = %q\n%s\n",
+		s.RunDir(), s.path("lib"), s.CgroupRoot(), s.path("criu"), s.bin("runc"), s.Address(), s.config)
 	return os.WriteFile(s.path("sproutd.toml"), []byte(sproutd), 0o600)
 }

@@ -1983,7 +1983,9 @@ type SeedInfo struct {
 	// Its instances can join no IPC or UTS namespace: the app has something in its own.
 	OwnNamespaces bool `protobuf:"varint,23,opt,name=own_namespaces,json=ownNamespaces,proto3" json:"own_namespaces,omitempty"`
 	// How the memory of its spares is merged, in words; empty: it is not. Told by InspectSeed only.
-	Merging       string `protobuf:"bytes,24,opt,name=merging,proto3" json:"merging,omitempty"`
+	Merging string `protobuf:"bytes,24,opt,name=merging,proto3" json:"merging,omitempty"`
+	// It is to be baked again by sproutd: how that has gone so far; none: it is as it should be, or nobody has tried.
+	Rebuild       *Rebuild `protobuf:"bytes,25,opt,name=rebuild,proto3" json:"rebuild,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2186,6 +2188,84 @@ func (x *SeedInfo) GetMerging() string {
 	return ""
 }
 
+func (x *SeedInfo) GetRebuild() *Rebuild {
+	if x != nil {
+		return x.Rebuild
+	}
+	return nil
+}
+
+// Rebuild is what has become of sproutd's attempts to bake a seed again.
+type Rebuild struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It is being baked now.
+	Running  bool   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
+	Failures uint32 `protobuf:"varint,2,opt,name=failures,proto3" json:"failures,omitempty"`
+	// Of the last failure, and when the next attempt may be made.
+	Error                string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	AgainUnixNanoseconds int64  `protobuf:"varint,4,opt,name=again_unix_nanoseconds,json=againUnixNanoseconds,proto3" json:"again_unix_nanoseconds,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *Rebuild) Reset() {
+	*x = Rebuild{}
+	mi := &file_sprout_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rebuild) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rebuild) ProtoMessage() {}
+
+func (x *Rebuild) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rebuild.ProtoReflect.Descriptor instead.
+func (*Rebuild) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Rebuild) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Rebuild) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Rebuild) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Rebuild) GetAgainUnixNanoseconds() int64 {
+	if x != nil {
+		return x.AgainUnixNanoseconds
+	}
+	return 0
+}
+
 // AfterWake is how an app learns that it was woken.
 type AfterWake struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2203,7 +2283,7 @@ type AfterWake struct {
 
 func (x *AfterWake) Reset() {
 	*x = AfterWake{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2295,7 @@ func (x *AfterWake) String() string {
 func (*AfterWake) ProtoMessage() {}
 
 func (x *AfterWake) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2308,7 @@ func (x *AfterWake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterWake.ProtoReflect.Descriptor instead.
 func (*AfterWake) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AfterWake) GetKind() string {
@@ -2276,7 +2356,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2368,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2381,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -2368,7 +2448,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2460,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2473,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -2462,7 +2542,7 @@ type Boot struct {
 
 func (x *Boot) Reset() {
 	*x = Boot{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2554,7 @@ func (x *Boot) String() string {
 func (*Boot) ProtoMessage() {}
 
 func (x *Boot) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2567,7 @@ func (x *Boot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boot.ProtoReflect.Descriptor instead.
 func (*Boot) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Boot) GetReady() *Readiness {
@@ -2537,7 +2617,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2629,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2642,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -2605,7 +2685,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2697,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2710,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -2727,7 +2807,7 @@ type Sleeping struct {
 
 func (x *Sleeping) Reset() {
 	*x = Sleeping{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2819,7 @@ func (x *Sleeping) String() string {
 func (*Sleeping) ProtoMessage() {}
 
 func (x *Sleeping) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2832,7 @@ func (x *Sleeping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sleeping.ProtoReflect.Descriptor instead.
 func (*Sleeping) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Sleeping) GetWhole() bool {
@@ -2807,7 +2887,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2899,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2912,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Refusal) GetReason() string {
@@ -2855,7 +2935,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2867,7 +2947,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2880,7 +2960,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Readiness) GetKind() string {
@@ -2923,13 +3003,15 @@ type BakeRequest struct {
 	// Of mode prestart: equal memory of its spares is merged, and they are booted so that more of it is equal.
 	Merge         bool `protobuf:"varint,12,opt,name=merge,proto3" json:"merge,omitempty"`
 	Deterministic bool `protobuf:"varint,13,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
+	// What the image says about containers, as JSON: the spec was made from it. Filled in by sproutd; empty: it is not known.
+	ImageConfig   []byte `protobuf:"bytes,14,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3023,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3036,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -3048,6 +3130,13 @@ func (x *BakeRequest) GetDeterministic() bool {
 	return false
 }
 
+func (x *BakeRequest) GetImageConfig() []byte {
+	if x != nil {
+		return x.ImageConfig
+	}
+	return nil
+}
+
 type BakeEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// boot, ready, warmup, dump, store, verify, done.
@@ -3062,7 +3151,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3163,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3176,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -3135,7 +3224,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3236,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3249,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -3179,7 +3268,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3191,7 +3280,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3204,7 +3293,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -3225,7 +3314,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3237,7 +3326,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,7 +3339,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -3287,7 +3376,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3388,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3401,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -3366,7 +3455,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3467,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3480,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -3494,7 +3583,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3595,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3608,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{43}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -3538,7 +3627,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3639,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3652,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{44}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -3584,7 +3673,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3685,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3698,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{45}
+	return file_sprout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -3635,7 +3724,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3736,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3749,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{46}
+	return file_sprout_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -3680,7 +3769,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3781,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3794,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{47}
+	return file_sprout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EventsRequest) GetNamespace() string {
@@ -3739,7 +3828,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3840,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3853,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{48}
+	return file_sprout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Event) GetAtUnixNanoseconds() int64 {
@@ -3840,7 +3929,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3941,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3954,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{49}
+	return file_sprout_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -3884,7 +3973,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3896,7 +3985,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3909,7 +3998,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{50}
+	return file_sprout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -3946,7 +4035,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +4047,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +4060,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{51}
+	return file_sprout_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -4055,7 +4144,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4156,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4169,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{52}
+	return file_sprout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4113,7 +4202,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +4214,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +4227,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{53}
+	return file_sprout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -4184,7 +4273,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4285,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4298,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{54}
+	return file_sprout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -4344,7 +4433,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4356,7 +4445,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4369,7 +4458,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{55}
+	return file_sprout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DumpRequest) GetId() string {
@@ -4433,7 +4522,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4534,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4547,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{56}
+	return file_sprout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DumpResponse) GetBytes() uint64 {
@@ -4494,7 +4583,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4595,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4608,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{57}
+	return file_sprout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -4548,7 +4637,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4560,7 +4649,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4573,7 +4662,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{58}
+	return file_sprout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -4608,7 +4697,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4620,7 +4709,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4633,7 +4722,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{59}
+	return file_sprout_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -4815,7 +4904,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xf7\x05\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xa5\x06\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -4847,7 +4936,13 @@ const file_sprout_proto_rawDesc = "" +
 	"\n" +
 	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12%\n" +
 	"\x0eown_namespaces\x18\x17 \x01(\bR\rownNamespaces\x12\x18\n" +
-	"\amerging\x18\x18 \x01(\tR\amerging\"\x8f\x01\n" +
+	"\amerging\x18\x18 \x01(\tR\amerging\x12,\n" +
+	"\arebuild\x18\x19 \x01(\v2\x12.sprout.v1.RebuildR\arebuild\"\x8b\x01\n" +
+	"\aRebuild\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1a\n" +
+	"\bfailures\x18\x02 \x01(\rR\bfailures\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x124\n" +
+	"\x16again_unix_nanoseconds\x18\x04 \x01(\x03R\x14againUnixNanoseconds\"\x8f\x01\n" +
 	"\tAfterWake\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
@@ -4904,7 +4999,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\x89\x03\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xac\x03\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -4921,7 +5016,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\n" +
 	"after_wake\x18\v \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12\x14\n" +
 	"\x05merge\x18\f \x01(\bR\x05merge\x12$\n" +
-	"\rdeterministic\x18\r \x01(\bR\rdeterministic\"\x8c\x01\n" +
+	"\rdeterministic\x18\r \x01(\bR\rdeterministic\x12!\n" +
+	"\fimage_config\x18\x0e \x01(\fR\vimageConfig\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -5090,7 +5186,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -5119,47 +5215,48 @@ var file_sprout_proto_goTypes = []any{
 	(*ReportRequest)(nil),         // 24: sprout.v1.ReportRequest
 	(*SeedRef)(nil),               // 25: sprout.v1.SeedRef
 	(*SeedInfo)(nil),              // 26: sprout.v1.SeedInfo
-	(*AfterWake)(nil),             // 27: sprout.v1.AfterWake
-	(*PagesUsage)(nil),            // 28: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 29: sprout.v1.SeedMeta
-	(*Boot)(nil),                  // 30: sprout.v1.Boot
-	(*PoolRow)(nil),               // 31: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 32: sprout.v1.InstanceRow
-	(*Sleeping)(nil),              // 33: sprout.v1.Sleeping
-	(*Refusal)(nil),               // 34: sprout.v1.Refusal
-	(*Readiness)(nil),             // 35: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 36: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 37: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 38: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 39: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 40: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 41: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 42: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 43: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 44: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 45: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 46: sprout.v1.ListStartsResponse
-	(*EventsRequest)(nil),         // 47: sprout.v1.EventsRequest
-	(*Event)(nil),                 // 48: sprout.v1.Event
-	(*UsageRequest)(nil),          // 49: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 50: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 51: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 52: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 53: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 54: sprout.v1.MakeRequest
-	(*DumpRequest)(nil),           // 55: sprout.v1.DumpRequest
-	(*DumpResponse)(nil),          // 56: sprout.v1.DumpResponse
-	(*TemplatePlace)(nil),         // 57: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 58: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 59: sprout.v1.ListInstancesResponse
-	nil,                           // 60: sprout.v1.Key.PartsEntry
-	nil,                           // 61: sprout.v1.Key.EnvEntry
-	nil,                           // 62: sprout.v1.Key.MountsEntry
+	(*Rebuild)(nil),               // 27: sprout.v1.Rebuild
+	(*AfterWake)(nil),             // 28: sprout.v1.AfterWake
+	(*PagesUsage)(nil),            // 29: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 30: sprout.v1.SeedMeta
+	(*Boot)(nil),                  // 31: sprout.v1.Boot
+	(*PoolRow)(nil),               // 32: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 33: sprout.v1.InstanceRow
+	(*Sleeping)(nil),              // 34: sprout.v1.Sleeping
+	(*Refusal)(nil),               // 35: sprout.v1.Refusal
+	(*Readiness)(nil),             // 36: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 37: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 38: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 39: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 40: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 41: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 42: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 43: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 44: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 45: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 46: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 47: sprout.v1.ListStartsResponse
+	(*EventsRequest)(nil),         // 48: sprout.v1.EventsRequest
+	(*Event)(nil),                 // 49: sprout.v1.Event
+	(*UsageRequest)(nil),          // 50: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 51: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 52: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 53: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 54: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 55: sprout.v1.MakeRequest
+	(*DumpRequest)(nil),           // 56: sprout.v1.DumpRequest
+	(*DumpResponse)(nil),          // 57: sprout.v1.DumpResponse
+	(*TemplatePlace)(nil),         // 58: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 59: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 60: sprout.v1.ListInstancesResponse
+	nil,                           // 61: sprout.v1.Key.PartsEntry
+	nil,                           // 62: sprout.v1.Key.EnvEntry
+	nil,                           // 63: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	60, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	61, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	62, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	61, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	62, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	63, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	26, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -5179,90 +5276,91 @@ var file_sprout_proto_depIdxs = []int32{
 	20, // 19: sprout.v1.Rest.phases:type_name -> sprout.v1.Phase
 	22, // 20: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
 	1,  // 21: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	28, // 22: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	27, // 23: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
-	26, // 24: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	35, // 25: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	20, // 26: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	30, // 27: sprout.v1.SeedMeta.boot:type_name -> sprout.v1.Boot
-	35, // 28: sprout.v1.Boot.ready:type_name -> sprout.v1.Readiness
-	6,  // 29: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	33, // 30: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
-	35, // 31: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	27, // 32: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
-	26, // 33: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	26, // 34: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	42, // 35: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	22, // 36: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	51, // 37: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	57, // 38: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	30, // 39: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
-	20, // 40: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
-	6,  // 41: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	20, // 42: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	21, // 43: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 44: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 45: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 46: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 47: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 48: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 49: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	19, // 50: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	12, // 51: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
-	14, // 52: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
-	24, // 53: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	15, // 54: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
-	17, // 55: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
-	36, // 56: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	38, // 57: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	25, // 58: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	25, // 59: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	25, // 60: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	41, // 61: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	43, // 62: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	45, // 63: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	49, // 64: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	47, // 65: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
-	0,  // 66: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	54, // 67: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	53, // 68: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	55, // 69: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
-	53, // 70: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 71: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 72: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 73: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 74: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 75: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 76: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 77: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 78: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	13, // 79: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
-	10, // 80: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
-	0,  // 81: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	16, // 82: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
-	18, // 83: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
-	37, // 84: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	39, // 85: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	26, // 86: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	40, // 87: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 88: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	42, // 89: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	44, // 90: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	46, // 91: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	50, // 92: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	48, // 93: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	52, // 94: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	58, // 95: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 96: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	56, // 97: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
-	0,  // 98: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	59, // 99: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 100: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	73, // [73:101] is the sub-list for method output_type
-	45, // [45:73] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	29, // 22: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	28, // 23: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
+	27, // 24: sprout.v1.SeedInfo.rebuild:type_name -> sprout.v1.Rebuild
+	26, // 25: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	36, // 26: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	20, // 27: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	31, // 28: sprout.v1.SeedMeta.boot:type_name -> sprout.v1.Boot
+	36, // 29: sprout.v1.Boot.ready:type_name -> sprout.v1.Readiness
+	6,  // 30: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	34, // 31: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
+	36, // 32: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	28, // 33: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	26, // 34: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	26, // 35: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	43, // 36: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	22, // 37: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	52, // 38: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	58, // 39: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	31, // 40: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
+	20, // 41: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 42: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	20, // 43: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	21, // 44: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 45: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 46: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 47: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 48: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 49: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 50: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	19, // 51: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	12, // 52: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
+	14, // 53: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
+	24, // 54: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	15, // 55: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
+	17, // 56: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
+	37, // 57: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	39, // 58: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	25, // 59: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	25, // 60: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	25, // 61: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	42, // 62: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	44, // 63: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	46, // 64: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	50, // 65: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	48, // 66: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 67: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	55, // 68: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	54, // 69: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	56, // 70: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
+	54, // 71: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 72: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 73: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 74: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 75: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 76: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 77: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 78: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 79: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 80: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 81: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	0,  // 82: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	16, // 83: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 84: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	38, // 85: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	40, // 86: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	26, // 87: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	41, // 88: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 89: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	43, // 90: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	45, // 91: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	47, // 92: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	51, // 93: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	49, // 94: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	53, // 95: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	59, // 96: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 97: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	57, // 98: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 99: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	60, // 100: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 101: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	74, // [74:102] is the sub-list for method output_type
+	46, // [46:74] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -5276,7 +5374,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
