@@ -53,6 +53,12 @@ type Config struct {
 	Fork           Forking  `toml:"fork"`
 	Seeds          Keeping  `toml:"seeds"`
 	Pool           Policy   `toml:"pool"`
+	GC             Sweeping `toml:"gc"`
+}
+
+// Sweeping says how often what belongs to nobody is looked for; 0: only when sproutd starts.
+type Sweeping struct {
+	Interval Duration `toml:"interval"`
 }
 
 // Keeping says what becomes of seeds that are not right any more.
@@ -64,6 +70,8 @@ type Keeping struct {
 type Policy struct {
 	// HalfLife is how long after a burst half of the spares that it asked for are kept.
 	HalfLife Duration `toml:"half_life"`
+	// MaxAge is how old a spare may become; 0: as old as it will.
+	MaxAge Duration `toml:"max_age"`
 	// KeepFree is the memory that is left to the machine, and Memory what all spares may take; 0: no bound.
 	KeepFree Size `toml:"keep_free"`
 	Memory   Size `toml:"memory"`
@@ -146,7 +154,8 @@ func Default() Config {
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
 		Seeds:          Keeping{Rebuild: true},
-		Pool:           Policy{HalfLife: Duration(5 * time.Minute), KeepFree: 512 << 20},
+		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20},
+		GC:             Sweeping{Interval: Duration(time.Hour)},
 	}
 }
 
@@ -217,6 +226,14 @@ func (c Config) Validate() error {
 	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}, {"pool.half_life", c.Pool.HalfLife}} {
 		if d.value < Duration(time.Second) {
 			return fmt.Errorf("%s = %q: want at least 1s", d.key, time.Duration(d.value))
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value Duration
+	}{{"pool.max_age", c.Pool.MaxAge}, {"gc.interval", c.GC.Interval}} {
+		if d.value != 0 && d.value < Duration(time.Second) {
+			return fmt.Errorf("%s = %q: want 0s, or at least 1s", d.key, time.Duration(d.value))
 		}
 	}
 	if _, ok := logLevels[c.LogLevel]; !ok {
@@ -300,14 +317,21 @@ rebuild = %t
 # A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time.
 half_life = %q
 
+# A spare that is older is replaced, one after the other: the new one is made first. 0s: never.
+max_age = %q
+
 # Spares are given back while the machine has less memory available than this, while tasks wait for memory a tenth of the time, or while spares are near a limit of their
 # cgroup. 0B: whatever is available.
 keep_free = %q
 
 # What all spares together may take. 0B: no bound.
 memory = %q
+
+[gc]
+# How often sproutd looks for what belongs to nobody, as sprout gc does; it always does so when it starts. 0s: only then.
+interval = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Containerd, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
 		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild,
-		time.Duration(c.Pool.HalfLife), c.Pool.KeepFree.String(), c.Pool.Memory.String())
+		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(), time.Duration(c.GC.Interval))
 }

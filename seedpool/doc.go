@@ -35,7 +35,7 @@
 // # How many spares
 //
 // A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
-// other, of the emptiest pool first (refill.go). While memory is short (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of
+// other, of the emptiest pool first (refill.go); one that is too old is replaced when all are full. While memory is short (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of
 // the fullest pool first, and none are made; what runs is never touched.
 // Equal memory of spares that were booted is merged if their seed asks for it (merge.go).
 //
@@ -74,6 +74,7 @@
 //
 // Seeds: files first, then the row; on removal the row first. A directory, a layer or memory without a row was cut, by a crash of a bake or
 // a removal, and is removed.
+// What recovery removes because no row names it is looked for now and then while sproutd serves, too (gc.go).
 // Instances: the row first, in phase making, before anything else of it exists; it is deleted last. So what has no row is nobody's, and what is found in making
 // or dying is destroyed. A spare is moved to claimed before the answer: two callers never have the same one. sproutd may be killed at any moment; keepers, spares
 // and containers go on, and the next one (recover.go) takes the spares back that are alive, frozen and kept. No container start waits for that.

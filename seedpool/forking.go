@@ -97,13 +97,3 @@ func (p *Pool) sweepTemplate(ctx context.Context, seedID string) error {
 	}
 	return errors.Join(removeCgroup(ctx, linux.Cgroup{Path: place.Cgroup}), os.RemoveAll(place.Dir))
 }
-
-// recoverTemplates removes the templates of keepers that do not run.
-func (p *Pool) recoverTemplates(ctx context.Context) error {
-	return eachName(p.paths.TemplatesDir(), func(seedID string) error {
-		if _, err := p.keepers.find(ctx, seedID); !errdefs.IsNotFound(err) {
-			return err
-		}
-		return p.sweepTemplate(ctx, seedID)
-	})
-}

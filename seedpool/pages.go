@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
@@ -150,36 +148,4 @@ func (p *Pool) cool(ctx context.Context, id string) error {
 		}
 	}
 	return errors.Join(os.RemoveAll(p.hotImages(id)), os.RemoveAll(p.hotImages(id)+suffixNew))
-}
-
-// recoverPages removes memory that no seed has: of bakes and removals that were cut, and what was written out and is not needed any more.
-func (p *Pool) recoverPages(ctx context.Context) error {
-	var errs []error
-	old, err := filepath.Glob(p.paths.HotImagesDir("*"))
-	errs = append(errs, err)
-	for _, dir := range old {
-		if dir != p.paths.HotImagesDir(p.boot) {
-			errs = append(errs, os.RemoveAll(dir))
-		}
-	}
-	errs = append(errs, eachName(p.paths.HotImagesDir(p.boot), func(name string) error {
-		id := strings.TrimSuffix(name, suffixNew)
-		if p.isYoung(id) {
-			return nil
-		}
-		return p.cool(ctx, id)
-	}))
-	if p.pages == nil {
-		return errors.Join(errs...)
-	}
-	stored, err := p.pages.List(ctx)
-	errs = append(errs, err)
-	for id, namespace := range stored {
-		if p.seedKnown(id) || p.isYoung(id) {
-			continue
-		}
-		log.G(ctx).WithFields(log.Fields{"ns": namespace, "seed": id}).Info("remove memory of no seed")
-		errs = append(errs, p.pages.Remove(ctx, namespace, id))
-	}
-	return errors.Join(errs...)
 }

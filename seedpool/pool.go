@@ -184,6 +184,7 @@ func (p *Pool) open(ctx context.Context) error {
 		p.tasks.Go(func() { p.watchMemory(p.life) })
 		p.tasks.Go(func() { p.mergeMemory(p.life) })
 		p.tasks.Go(func() { p.keepFresh(p.life) })
+		p.tasks.Go(func() { p.collectRegularly(p.life) })
 		p.keepOrder(p.life)
 	})
 	return nil

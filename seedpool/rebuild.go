@@ -151,11 +151,15 @@ func (p *Pool) rebuild(ctx context.Context, s *seed, r *api.BakeRequest, why str
 	p.events.tell(&api.Event{Kind: EventRebuilding, Namespace: r.Namespace, Seed: r.Name, Detail: why})
 	log.G(ctx).WithFields(log.Fields{"ns": r.Namespace, "seed": r.Name, "id": s.id, "reason": why}).Info("bake seed again")
 	_, err = p.bake(ctx, o)
+	if err == nil {
+		p.metrics.rebuilds.WithLabelValues("made").Inc()
+	}
 	return err
 }
 
 // rebuildFailed notes that a seed could not be baked again, so that it is not tried all the time, and whoever inspects it sees why.
 func (p *Pool) rebuildFailed(ctx context.Context, s *seed, why string, err error) {
+	p.metrics.rebuilds.WithLabelValues("failed").Inc()
 	text := err.Error()
 	if failed, ok := errors.AsType[*bake.Error](err); ok {
 		text = failed.Report()

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +15,6 @@ import (
 	"github.com/containerd/log"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
-	"github.com/sproutrun/sprout/seedpool/bake"
 	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/thaw"
 )
@@ -28,22 +26,14 @@ const recoverTimeout = 30 * time.Second
 // each instance has its row before anything else of it exists, so what has no row is nobody's. No step fails the others: what it could not do it logs.
 func (p *Pool) recover(ctx context.Context) {
 	began := time.Now()
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
+	left := &sweep{pool: p}
+	for _, step := range append([]sweepStep{
 		{"put back settings of ksmd", p.recoverMerging},
-		{"end cut bakes", p.recoverBakes},
+		{"end cut bakes", left.bakes},
 		{"find keepers", p.recoverKeepers},
-		{"remove templates", p.recoverTemplates},
+		{"remove templates", left.templates},
 		{"recover instances", p.recoverInstances},
-		{"remove cgroups", p.recoverCgroups},
-		{"remove instance directories", p.recoverInstanceDirs},
-		{"remove sleeping instances", p.recoverSleeping},
-		{"remove seed directories", p.recoverSeedDirs},
-		{"remove snapshots", p.recoverSnapshots},
-		{"remove pages", p.recoverPages},
-	} {
+	}, left.steps()...) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -56,15 +46,6 @@ func (p *Pool) recover(ctx context.Context) {
 	fields := log.Fields{"seeds": len(p.seeds), "instances": len(p.instances), "ms": time.Since(began).Milliseconds()}
 	p.mu.Unlock()
 	log.G(ctx).WithFields(fields).Info("recovered")
-}
-
-// recoverBakes ends what a bake that was cut has running. Its snapshot is dropped by the snapshotter, its directory by recoverSeedDirs.
-func (p *Pool) recoverBakes(ctx context.Context) error {
-	return eachName(p.paths.BakesDir(), func(id string) error {
-		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-		defer cancel()
-		return bake.CleanupDir(ctx, filepath.Join(p.paths.BakesDir(), id))
-	})
 }
 
 // recoverKeepers connects to the keepers that run. Those of seeds that are gone are told to end, and what one that was killed has left is removed.
@@ -183,99 +164,10 @@ func (p *Pool) readmit(i *instance, row *api.InstanceRow) error {
 	return nil
 }
 
-// recoverCgroups removes the cgroups of spares that have no row, with what lives in them. A bound instance has left its own: what may still hold it is a
-// v1 hierarchy, and that is not looked at.
-func (p *Pool) recoverCgroups(ctx context.Context) error {
-	roots, err := linux.Hierarchies()
-	if err != nil {
-		return err
-	}
-	seen := make(map[string]bool)
-	var errs []error
-	for _, root := range roots {
-		errs = append(errs, eachName(filepath.Join(root, p.config.CgroupRoot, "spares"), func(id string) error {
-			info, err := os.Stat(filepath.Join(root, p.config.CgroupRoot, "spares", id))
-			if err != nil || !info.IsDir() || seen[id] || p.knows(id) {
-				return nil //nolint:nilerr // it has gone by itself
-			}
-			seen[id] = true
-			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-			defer cancel()
-			return removeCgroup(ctx, p.spareCgroup(id))
-		}))
-	}
-	return errors.Join(errs...)
-}
-
-// recoverInstanceDirs removes directories of instances that have no row.
-func (p *Pool) recoverInstanceDirs(context.Context) error {
-	return eachName(p.paths.InstancesDir(), func(id string) error {
-		if p.knows(id) {
-			return nil
-		}
-		return os.RemoveAll(p.paths.InstanceDir(id))
-	})
-}
-
-// recoverSleeping removes images of instances that no row says are on disk, or on their way there.
-func (p *Pool) recoverSleeping(context.Context) error {
-	return eachName(p.paths.SleepingDir(), func(id string) error {
-		i := p.instance(id)
-		switch {
-		case i == nil:
-			return os.RemoveAll(p.paths.SleepDir(id))
-		case p.rowOf(i).Sleeping != nil:
-			return nil
-		}
-		return p.removeImage(i)
-	})
-}
-
-// recoverSeedDirs removes directories that no row names: bakes that were cut, and seeds whose removal was.
-func (p *Pool) recoverSeedDirs(context.Context) error {
-	return eachName(p.paths.SeedsDir(), func(id string) error {
-		if p.seedKnown(id) {
-			return nil
-		}
-		return os.RemoveAll(p.paths.SeedDir(id))
-	})
-}
-
 func (p *Pool) seedKnown(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.seeds[id] != nil
-}
-
-// recoverSnapshots removes layers and spares' snapshots that no row names, and marks seeds bad whose layer is gone.
-func (p *Pool) recoverSnapshots(ctx context.Context) error {
-	layers, spares, err := p.rootfs.List(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, id := range spares {
-		if !p.knows(id) {
-			errs = append(errs, p.rootfs.RemoveSpare(ctx, id))
-		}
-	}
-	for _, id := range layers {
-		if !p.seedKnown(id) {
-			errs = append(errs, p.rootfs.RemoveSeed(ctx, id))
-		}
-	}
-	p.mu.Lock()
-	var lost []*seed
-	for id, s := range p.seeds {
-		if s.meta.Info.Phase == SeedReady && !slices.Contains(layers, id) {
-			lost = append(lost, s)
-		}
-	}
-	p.mu.Unlock()
-	for _, s := range lost {
-		errs = append(errs, p.markBad(ctx, s, "its rootfs layer is gone"))
-	}
-	return errors.Join(errs...)
 }
 
 // eachName calls do for each entry of a directory and goes on after errors. A directory that does not exist has none.

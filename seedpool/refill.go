@@ -10,7 +10,7 @@ import (
 	"github.com/containerd/log"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
-	"github.com/sproutrun/sprout/seedpool/linux"
+	"github.com/sproutrun/sprout/seedpool/thaw"
 )
 
 // firstBackoff is the pause after a first spare could not be made; each further failure doubles it.
@@ -66,22 +66,35 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 		}
 	}
 	emptiest := 1.0
+	var renew *seed // is full, with a spare that is too old
 	for _, s := range p.seeds {
 		have := len(s.ready) + s.making
 		want, fewer := s.demand.spares(s.bounds, now, time.Duration(p.config.Pool.HalfLife))
 		if fewer > 0 {
 			again(fewer)
 		}
-		if s.meta.Info.Phase != SeedReady || have >= want {
+		left, ages := s.ageLocked(now, time.Duration(p.config.Pool.MaxAge))
+		if left > 0 {
+			again(left)
+		}
+		tooOld := ages && left == 0
+		if s.meta.Info.Phase != SeedReady || have > want || have == want && !tooOld {
 			continue
 		}
 		if wait := s.retryAt.Sub(now); wait > 0 {
 			again(wait)
 			continue
 		}
+		if have == want {
+			renew = s
+			continue
+		}
 		if share := float64(have) / float64(want); share < emptiest {
 			next, emptiest = s, share
 		}
+	}
+	if next == nil && making == 0 {
+		next = renew
 	}
 	if next == nil {
 		return nil, pause
@@ -91,6 +104,23 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	}
 	next.making++
 	return next, 0
+}
+
+// ageLocked is how long until the oldest spare, which is claimed next, is too old; ages: it will be, or is. The caller holds Pool.mu.
+func (s *seed) ageLocked(now time.Time, maxAge time.Duration) (left time.Duration, ages bool) {
+	if maxAge == 0 || len(s.ready) == 0 {
+		return 0, false
+	}
+	return max(0, madeAt(s.ready[0].id).Add(maxAge).Sub(now)), true
+}
+
+// roomLocked says whether one more spare is to be kept: it is missing, or comes in place of one that is too old and goes as surplus. The caller holds Pool.mu.
+func (p *Pool) roomLocked(s *seed, now time.Time) bool {
+	room := p.wantedLocked(s, now)
+	if left, ages := s.ageLocked(now, time.Duration(p.config.Pool.MaxAge)); ages && left == 0 && room > 0 {
+		room++
+	}
+	return len(s.ready) < room
 }
 
 // fill makes one spare and puts it into the pool.
@@ -105,7 +135,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	keep := false
 	if err == nil {
 		s.failures, s.lastError = 0, ""
-		keep = !s.retired && s.meta.Info.Phase == SeedReady && len(s.ready) < p.wantedLocked(s, time.Now())
+		keep = !s.retired && s.meta.Info.Phase == SeedReady && p.roomLocked(s, time.Now())
 		if keep {
 			err = p.changeLocked(i, phaseReady, nil)
 		}
@@ -124,6 +154,7 @@ func (p *Pool) fill(ctx context.Context, s *seed) {
 	}
 	failures := s.failures
 	p.mu.Unlock()
+	p.metrics.refilled(keep, err)
 	p.point("spare ready")
 	if err != nil {
 		p.events.tell(&api.Event{Kind: EventSpareFailed, Namespace: s.namespace, Seed: s.meta.Info.Name, Detail: err.Error()})
@@ -169,9 +200,10 @@ func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
 	if err != nil {
 		return i, err
 	}
+	// What is booted has answered its probe; what is made from an image has been seen to do so when that was tried. Here it must be what a claim will ask for.
 	made := resp.Instance
-	if !linux.Alive(int(made.Pid), made.StartTime) {
-		return i, fail(errdefs.ErrUnavailable, "make instance %s: it has ended", i.id)
+	if err := thaw.Ready(cgroup, int(made.Pid), made.StartTime); err != nil {
+		return i, fail(errdefs.ErrUnavailable, "make instance %s: %w", i.id, err)
 	}
 	return i, p.record(i, made)
 }
@@ -210,7 +242,7 @@ func (p *Pool) setBounds(s *seed, b spareBounds) (extra []*instance, err error) 
 	retired := s.retired
 	s.bounds, s.retryAt, s.failures = b, time.Time{}, 0
 	if want := p.wantedLocked(s, time.Now()); len(s.ready) > want {
-		extra = append(extra, s.ready[want:]...)
+		extra = append(extra, s.ready[:len(s.ready)-want]...)
 	}
 	p.mu.Unlock()
 	if retired {
@@ -226,13 +258,13 @@ func (p *Pool) wantedLocked(s *seed, now time.Time) int {
 	return want
 }
 
-// surplus are the spares that demand does not ask for any more.
+// surplus are the spares that demand does not ask for any more, the oldest.
 func (p *Pool) surplus(now time.Time) (extra []*instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.seeds {
 		if want := p.wantedLocked(s, now); len(s.ready) > want {
-			extra = append(extra, s.ready[want:]...)
+			extra = append(extra, s.ready[:len(s.ready)-want]...)
 		}
 	}
 	return extra

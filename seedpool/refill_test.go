@@ -81,7 +81,7 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 
 func TestTheEmptiestPoolIsFilledFirstAndNoMoreAreMadeAtOnceThanAllowed(t *testing.T) {
 	p := newPool(Default(), nil)
-	p.config.RefillParallel = 2
+	p.config.RefillParallel, p.config.Pool.MaxAge = 2, 0
 	full, empty := &seed{id: "full", bounds: spareBounds{4, 4}, ready: make([]*instance, 3)}, &seed{id: "empty", bounds: spareBounds{2, 2}}
 	failed := &seed{id: "failed", bounds: spareBounds{2, 2}, retryAt: time.Unix(100, 0)}
 	bad := &seed{id: "bad", bounds: spareBounds{2, 2}}

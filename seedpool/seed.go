@@ -44,6 +44,15 @@ func newID() string {
 	return idEncoding.EncodeToString(raw[:])[:18]
 }
 
+// madeAt is when an id was made.
+func madeAt(id string) time.Time {
+	raw, err := idEncoding.DecodeString(id[:min(16, len(id))]) // whole bytes
+	if err != nil || len(raw) < 8 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(raw) >> 16))
+}
+
 // checkName refuses what cannot be the name of a seed.
 func checkName(name string) error {
 	if len(name) > maxName || !namePattern.MatchString(name) {

@@ -37,7 +37,7 @@ func root() *cli.Command {
 			&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "containerd `NAMESPACE`", Value: "default", Sources: cli.EnvVars("CONTAINERD_NAMESPACE")},
 			&cli.StringFlag{Name: "address", Aliases: []string{"a"}, Usage: "containerd's `SOCKET`", Value: "/run/containerd/containerd.sock", Sources: cli.EnvVars("CONTAINERD_ADDRESS")},
 		},
-		Commands:              []*cli.Command{seedCommand(), poolCommand(), psCommand(), topCommand(), sleepCommand(), wakeCommand(), explainCommand(), eventsCommand(), doctorCommand()},
+		Commands:              []*cli.Command{seedCommand(), poolCommand(), psCommand(), topCommand(), sleepCommand(), wakeCommand(), explainCommand(), eventsCommand(), gcCommand(), doctorCommand()},
 		Suggest:               true,
 		EnableShellCompletion: true,
 		// The errors are printed once, by main.

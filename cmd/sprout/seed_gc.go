@@ -15,7 +15,7 @@ func seedGCCommand() *cli.Command {
 		Name:  "gc",
 		Usage: "remove the seeds that nothing can be woken from",
 		Description: "A bad seed is damaged. A stale one was baked for another kernel, CPU, CRIU or sprout: it may be right again after the next boot, so look with --dry-run.\n" +
-			"What crashes leave behind needs no command: sproutd removes it.",
+			"What crashes leave behind is another matter: sproutd removes it by itself, and `sprout gc` at once.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "only say which"},
 			allNamespacesFlag(),

@@ -3919,6 +3919,150 @@ func (x *Event) GetLost() uint64 {
 	return 0
 }
 
+type CollectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only say what would be removed.
+	DryRun        bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectRequest) Reset() {
+	*x = CollectRequest{}
+	mi := &file_sprout_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectRequest) ProtoMessage() {}
+
+func (x *CollectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
+func (*CollectRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CollectRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type CollectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Garbage       []*Garbage             `protobuf:"bytes,1,rep,name=garbage,proto3" json:"garbage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectResponse) Reset() {
+	*x = CollectResponse{}
+	mi := &file_sprout_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse) ProtoMessage() {}
+
+func (x *CollectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
+func (*CollectResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *CollectResponse) GetGarbage() []*Garbage {
+	if x != nil {
+		return x.Garbage
+	}
+	return nil
+}
+
+// Garbage is one thing that belonged to nobody.
+type Garbage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// bake, template, cgroup, instance, sleeper, seed, snapshot, layer, pages or image.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Of the instance or seed that it was of.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Garbage) Reset() {
+	*x = Garbage{}
+	mi := &file_sprout_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Garbage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Garbage) ProtoMessage() {}
+
+func (x *Garbage) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Garbage.ProtoReflect.Descriptor instead.
+func (*Garbage) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Garbage) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Garbage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all namespaces.
@@ -3929,7 +4073,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4085,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4098,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{50}
+	return file_sprout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -3973,7 +4117,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4129,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4142,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{51}
+	return file_sprout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -4035,7 +4179,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4191,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4204,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{52}
+	return file_sprout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -4144,7 +4288,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4156,7 +4300,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4169,7 +4313,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{53}
+	return file_sprout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4202,7 +4346,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4358,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4371,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{54}
+	return file_sprout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -4273,7 +4417,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4285,7 +4429,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4298,7 +4442,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{55}
+	return file_sprout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -4433,7 +4577,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4589,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4602,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{56}
+	return file_sprout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DumpRequest) GetId() string {
@@ -4522,7 +4666,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4534,7 +4678,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4547,7 +4691,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{57}
+	return file_sprout_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DumpResponse) GetBytes() uint64 {
@@ -4583,7 +4727,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4595,7 +4739,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4608,7 +4752,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{58}
+	return file_sprout_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -4637,7 +4781,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4649,7 +4793,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4662,7 +4806,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{59}
+	return file_sprout_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -4697,7 +4841,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[60]
+	mi := &file_sprout_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4709,7 +4853,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[60]
+	mi := &file_sprout_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4722,7 +4866,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{60}
+	return file_sprout_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -5074,7 +5218,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\tcontainer\x18\x06 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04rung\x18\a \x01(\tR\x04rung\x12\x16\n" +
 	"\x06detail\x18\b \x01(\tR\x06detail\x12\x12\n" +
-	"\x04lost\x18\t \x01(\x04R\x04lost\",\n" +
+	"\x04lost\x18\t \x01(\x04R\x04lost\")\n" +
+	"\x0eCollectRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"?\n" +
+	"\x0fCollectResponse\x12,\n" +
+	"\agarbage\x18\x01 \x03(\v2\x12.sprout.v1.GarbageR\agarbage\"-\n" +
+	"\aGarbage\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\",\n" +
 	"\fUsageRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"9\n" +
 	"\rUsageResponse\x12(\n" +
@@ -5150,7 +5301,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\x8c\x01\n" +
 	"\x05Tasks\x12B\n" +
 	"\x05Sleep\x12\x1b.sprout.v1.SleepTaskRequest\x1a\x1c.sprout.v1.SleepTaskResponse\x12?\n" +
-	"\x04Wake\x12\x1a.sprout.v1.WakeTaskRequest\x1a\x1b.sprout.v1.WakeTaskResponse2\xaf\x05\n" +
+	"\x04Wake\x12\x1a.sprout.v1.WakeTaskRequest\x1a\x1b.sprout.v1.WakeTaskResponse2\xf1\x05\n" +
 	"\x05Seeds\x126\n" +
 	"\x04Bake\x12\x16.sprout.v1.BakeRequest\x1a\x14.sprout.v1.BakeEvent0\x01\x12F\n" +
 	"\tListSeeds\x12\x1b.sprout.v1.ListSeedsRequest\x1a\x1c.sprout.v1.ListSeedsResponse\x126\n" +
@@ -5162,7 +5313,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\aSetPool\x12\x19.sprout.v1.SetPoolRequest\x1a\x13.sprout.v1.PoolInfo\x12F\n" +
 	"\tListPools\x12\x1b.sprout.v1.ListPoolsRequest\x1a\x1c.sprout.v1.ListPoolsResponse\x12I\n" +
 	"\n" +
-	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x12:\n" +
+	"ListStarts\x12\x1c.sprout.v1.ListStartsRequest\x1a\x1d.sprout.v1.ListStartsResponse\x12@\n" +
+	"\aCollect\x12\x19.sprout.v1.CollectRequest\x1a\x1a.sprout.v1.CollectResponse\x12:\n" +
 	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x126\n" +
 	"\x06Events\x12\x18.sprout.v1.EventsRequest\x1a\x10.sprout.v1.Event0\x01\x127\n" +
 	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\xd3\x02\n" +
@@ -5186,7 +5338,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -5238,25 +5390,28 @@ var file_sprout_proto_goTypes = []any{
 	(*ListStartsResponse)(nil),    // 47: sprout.v1.ListStartsResponse
 	(*EventsRequest)(nil),         // 48: sprout.v1.EventsRequest
 	(*Event)(nil),                 // 49: sprout.v1.Event
-	(*UsageRequest)(nil),          // 50: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 51: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 52: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 53: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 54: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 55: sprout.v1.MakeRequest
-	(*DumpRequest)(nil),           // 56: sprout.v1.DumpRequest
-	(*DumpResponse)(nil),          // 57: sprout.v1.DumpResponse
-	(*TemplatePlace)(nil),         // 58: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 59: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 60: sprout.v1.ListInstancesResponse
-	nil,                           // 61: sprout.v1.Key.PartsEntry
-	nil,                           // 62: sprout.v1.Key.EnvEntry
-	nil,                           // 63: sprout.v1.Key.MountsEntry
+	(*CollectRequest)(nil),        // 50: sprout.v1.CollectRequest
+	(*CollectResponse)(nil),       // 51: sprout.v1.CollectResponse
+	(*Garbage)(nil),               // 52: sprout.v1.Garbage
+	(*UsageRequest)(nil),          // 53: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 54: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 55: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 56: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 57: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 58: sprout.v1.MakeRequest
+	(*DumpRequest)(nil),           // 59: sprout.v1.DumpRequest
+	(*DumpResponse)(nil),          // 60: sprout.v1.DumpResponse
+	(*TemplatePlace)(nil),         // 61: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 62: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 63: sprout.v1.ListInstancesResponse
+	nil,                           // 64: sprout.v1.Key.PartsEntry
+	nil,                           // 65: sprout.v1.Key.EnvEntry
+	nil,                           // 66: sprout.v1.Key.MountsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	61, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	62, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	63, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	64, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	65, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	66, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	26, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -5292,75 +5447,78 @@ var file_sprout_proto_depIdxs = []int32{
 	26, // 35: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
 	43, // 36: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
 	22, // 37: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	52, // 38: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	58, // 39: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	31, // 40: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
-	20, // 41: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
-	6,  // 42: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	20, // 43: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	21, // 44: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 45: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 46: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 47: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 48: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 49: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 50: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	19, // 51: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	12, // 52: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
-	14, // 53: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
-	24, // 54: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	15, // 55: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
-	17, // 56: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
-	37, // 57: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	39, // 58: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	25, // 59: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	25, // 60: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	25, // 61: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	42, // 62: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	44, // 63: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	46, // 64: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	50, // 65: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	48, // 66: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
-	0,  // 67: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	55, // 68: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	54, // 69: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	56, // 70: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
-	54, // 71: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 72: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 73: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 74: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 75: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 76: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 77: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 78: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 79: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	13, // 80: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
-	10, // 81: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
-	0,  // 82: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	16, // 83: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
-	18, // 84: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
-	38, // 85: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	40, // 86: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	26, // 87: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	41, // 88: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 89: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	43, // 90: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	45, // 91: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	47, // 92: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	51, // 93: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	49, // 94: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	53, // 95: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	59, // 96: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 97: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	57, // 98: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
-	0,  // 99: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	60, // 100: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 101: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	74, // [74:102] is the sub-list for method output_type
-	46, // [46:74] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	52, // 38: sprout.v1.CollectResponse.garbage:type_name -> sprout.v1.Garbage
+	55, // 39: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	61, // 40: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	31, // 41: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
+	20, // 42: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 43: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	20, // 44: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	21, // 45: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 46: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 47: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 48: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 49: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 50: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 51: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	19, // 52: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	12, // 53: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
+	14, // 54: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
+	24, // 55: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	15, // 56: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
+	17, // 57: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
+	37, // 58: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	39, // 59: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	25, // 60: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	25, // 61: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	25, // 62: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	42, // 63: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	44, // 64: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	46, // 65: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	50, // 66: sprout.v1.Seeds.Collect:input_type -> sprout.v1.CollectRequest
+	53, // 67: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	48, // 68: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 69: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	58, // 70: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	57, // 71: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	59, // 72: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
+	57, // 73: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 74: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 75: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 76: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 77: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 78: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 79: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 80: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 81: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 82: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 83: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	0,  // 84: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
+	16, // 85: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 86: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	38, // 87: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	40, // 88: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	26, // 89: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	41, // 90: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 91: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	43, // 92: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	45, // 93: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	47, // 94: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	51, // 95: sprout.v1.Seeds.Collect:output_type -> sprout.v1.CollectResponse
+	54, // 96: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	49, // 97: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	56, // 98: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	62, // 99: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 100: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	60, // 101: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 102: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	63, // 103: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 104: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	76, // [76:105] is the sub-list for method output_type
+	47, // [47:76] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -5374,7 +5532,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -232,6 +232,7 @@ type SeedsService interface {
 	SetPool(context.Context, *SetPoolRequest) (*PoolInfo, error)
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
+	Collect(context.Context, *CollectRequest) (*CollectResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Events(context.Context, *EventsRequest, Seeds_EventsServer) error
 	Version(context.Context, *Empty) (*VersionResponse, error)
@@ -315,6 +316,13 @@ func RegisterSeedsService(srv *ttrpc.Server, svc SeedsService) {
 				}
 				return svc.ListStarts(ctx, &req)
 			},
+			"Collect": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req CollectRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Collect(ctx, &req)
+			},
 			"Usage": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req UsageRequest
 				if err := unmarshal(&req); err != nil {
@@ -366,6 +374,7 @@ type SeedsClient interface {
 	SetPool(context.Context, *SetPoolRequest) (*PoolInfo, error)
 	ListPools(context.Context, *ListPoolsRequest) (*ListPoolsResponse, error)
 	ListStarts(context.Context, *ListStartsRequest) (*ListStartsResponse, error)
+	Collect(context.Context, *CollectRequest) (*CollectResponse, error)
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
 	Events(context.Context, *EventsRequest) (Seeds_EventsClient, error)
 	Version(context.Context, *Empty) (*VersionResponse, error)
@@ -461,6 +470,14 @@ func (c *seedsClient) ListPools(ctx context.Context, req *ListPoolsRequest) (*Li
 func (c *seedsClient) ListStarts(ctx context.Context, req *ListStartsRequest) (*ListStartsResponse, error) {
 	var resp ListStartsResponse
 	if err := c.client.Call(ctx, "sprout.v1.Seeds", "ListStarts", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *seedsClient) Collect(ctx context.Context, req *CollectRequest) (*CollectResponse, error) {
+	var resp CollectResponse
+	if err := c.client.Call(ctx, "sprout.v1.Seeds", "Collect", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
