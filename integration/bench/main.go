@@ -1,6 +1,6 @@
 // Command bench measures sprout beside stock runc, in one run, and writes every figure that the README quotes.
 //
-//	go run ./integration/bench [-section start,idle,fork,pool,restore,memory,merge] [-out _out]
+//	go run ./integration/bench [-section start,idle,fork,pool,restore,memory,merge,sleep] [-out _out]
 //
 // It starts a containerd and a sproutd of its own (package stack), bakes the demo images, and writes results.json, results.txt and results.svg to
 // OUT/bench: a list of {section, app, rung, metric, unit, n, median, p99}. A figure whose container was started by another rung than the one that is
@@ -39,6 +39,7 @@ var sections = []section{
 	{"restore", []string{"python-demo", "node-demo", "tomcat-demo"}, "[restore]\nshared = true\n", benchRestore(shared)},
 	{"memory", []string{"python-demo", "node-demo", "tomcat-demo"}, "[restore]\nshared = true\n", benchMemory},
 	{"merge", []string{"python-demo"}, "", benchMerge},
+	{"sleep", []string{"python-demo", "node-demo", "tomcat-demo"}, "", benchSleep},
 }
 
 func main() {

@@ -38,10 +38,17 @@ type pooled struct {
 type start struct {
 	Rung          string
 	Fallbacks     []struct{ Rung, Reason string }
-	Ahead, Phases []struct {
-		Name        string
-		Nanoseconds int64 `json:",string"`
+	Ahead, Phases []phase
+	Rest          struct {
+		Asleep      bool
+		Bytes, Full uint64 `json:",string"`
+		Phases      []phase
 	}
+}
+
+type phase struct {
+	Name        string
+	Nanoseconds int64 `json:",string"`
 }
 
 // inShim is what all phases took, in ms: what was done ahead counts, and the wait for it does not.
