@@ -325,8 +325,14 @@ func (i *inspector) readMappings(p *Process, own [2]uint64) error {
 		return err
 	}
 	p.VMAs = slices.DeleteFunc(list, func(v VMA) bool { return v.Start >= own[0] && v.End <= own[1] })
-	for _, v := range p.VMAs {
+	for n, v := range p.VMAs {
 		i.refusals = append(i.refusals, judgeMapping(v)...)
+		if v.sharedAnonymous() {
+			file := fmt.Sprintf("/proc/%d/map_files/%x-%x", i.pid, v.Start, v.End)
+			if p.VMAs[n].Data, err = linux.DataRanges(file, int64(v.Offset), int64(v.Offset+v.End-v.Start)); err != nil {
+				return err
+			}
+		}
 		if v.sharedFile() {
 			i.judgeSharedFile(v)
 		}

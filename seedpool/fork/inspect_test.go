@@ -15,8 +15,8 @@ func TestSmapsAreRead(t *testing.T) {
 	text := "55b9abf5b000-55b9abf5d000 r--p 00002000 fe:00 247026                     /usr/bin/my cat (deleted)\nSize:                  8 kB\nVmFlags: rd mr mw me \n" +
 		"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \nRss:                   8 kB\nVmFlags: rd wr dc\n"
 	want := []VMA{
-		{0x55b9abf5b000, 0x55b9abf5d000, "r--p", 0x2000, "fe:00", 247026, "/usr/bin/my cat (deleted)", []string{"rd", "mr", "mw", "me"}},
-		{0x7f0000000000, 0x7f0000001000, "rw-p", 0, "00:00", 0, "", []string{"rd", "wr", "dc"}},
+		{0x55b9abf5b000, 0x55b9abf5d000, "r--p", 0x2000, "fe:00", 247026, "/usr/bin/my cat (deleted)", []string{"rd", "mr", "mw", "me"}, nil},
+		{0x7f0000000000, 0x7f0000001000, "rw-p", 0, "00:00", 0, "", []string{"rd", "wr", "dc"}, nil},
 	}
 	got, err := parseSmaps(text)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {

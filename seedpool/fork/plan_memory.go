@@ -3,6 +3,8 @@ package fork
 import (
 	"fmt"
 	"strings"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 const (
@@ -71,7 +73,7 @@ func (p *planner) planShared(inode, size uint64) {
 			call("size it", sysFtruncate, p.temp, size).with(indirect(0)))
 		for _, v := range p.process.VMAs {
 			if v.sharedAnonymous() && v.Inode == inode {
-				p.main.add(call("copy it", sysPwrite64, p.temp, v.Start, v.End-v.Start, v.Offset).with(indirect(0)))
+				p.copyShared(v)
 			}
 		}
 	}
@@ -84,6 +86,21 @@ func (p *planner) planShared(inode, size uint64) {
 		p.main.add(call("keep it for the children", sysDup3, p.temp, uint64(lent), openCloexec).with(indirect(0)))
 	}
 	p.main.add(call("close it", sysClose, p.temp).with(indirect(0)))
+}
+
+// mostRanges is how many parts of one mapping are copied one by one.
+const mostRanges = 1000
+
+// copyShared leaves holes what they are.
+func (p *planner) copyShared(v VMA) {
+	ranges := v.Data
+	if n := len(ranges); n > mostRanges {
+		ranges = []linux.Range{{From: ranges[0].From, To: ranges[n-1].To}}
+	}
+	for _, r := range ranges {
+		at := uint64(r.From)
+		p.main.add(call("copy it", sysPwrite64, p.temp, v.Start+at-v.Offset, uint64(r.To)-at, at).with(indirect(0)))
+	}
 }
 
 func protection(perms string) (bits uint64) {

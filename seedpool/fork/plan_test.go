@@ -53,7 +53,7 @@ func sample() *Process {
 		Timers:      []PosixTimer{{ID: 1, Clock: 1, Signal: 34, Notify: sigevThreadID, Thread: 1, Value: 9, Timer: Interval{Value: time.Second}}},
 		VMAs: []VMA{
 			{Start: 0x10000, End: 0x20000, Perms: "rw-p", Flags: []string{"rd", "wr", "dc"}},
-			{Start: 0x20000, End: 0x30000, Perms: "rw-s", Path: "/dev/zero (deleted)", Inode: 5, Flags: []string{"rd", "wr", "sh"}},
+			{Start: 0x20000, End: 0x30000, Perms: "rw-s", Path: "/dev/zero (deleted)", Inode: 5, Flags: []string{"rd", "wr", "sh"}, Data: []linux.Range{{From: 0x1000, To: 0x3000}, {From: 0xf000, To: 0x10000}}},
 			{Start: 0x30000, End: 0x31000, Perms: "r--s", Path: "/dev/zero (deleted)", Inode: 5, Offset: 0x10000, Flags: []string{"rd", "sh", "lo"}},
 		},
 		Files: []File{

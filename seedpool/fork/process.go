@@ -67,6 +67,8 @@ type VMA struct {
 	Path   string
 	// Flags are the two-letter codes of VmFlags.
 	Flags []string
+	// Data are the parts of shared anonymous memory that are no holes, as offsets like Offset.
+	Data []linux.Range
 }
 
 // File is one descriptor.

@@ -13,7 +13,7 @@ import (
 // unlinkedLimit is how much an unlinked file may hold. They are mostly empty, or small: something that several processes lock, or whose time of change is a sign of life.
 const unlinkedLimit = 64 << 10
 
-const openTmpfile, permissions = 0o20200000, 0o7777
+const permissions = 0o7777
 
 func nameless(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
@@ -55,11 +55,12 @@ func judgeUnlinked(processes []*Process) (list []Refusal) {
 	return list
 }
 
-// planUnlinked makes a file without a name where the old one was.
+// planUnlinked makes a file where the old one was, and takes its name away: one of O_TMPFILE would say so ever after.
 func (p *planner) planUnlinked(f File) {
-	flags := f.Flags&^(openCreate|openTrunc) | openTmpfile | openExcl
-	s := f.Status
-	p.main.add(call("make a file for "+f.Path, sysOpenat, here, p.string(path.Dir(f.Path)), uint64(flags), 0o600).to(p.temp))
+	flags := f.Flags&^(openTrunc|openAsync) | openCreate | openExcl
+	s, name := f.Status, p.string(fmt.Sprintf("%s/.sprout-%x", path.Dir(f.Path), f.Inode))
+	p.main.add(call("make a file for "+f.Path, sysOpenat, here, name, uint64(flags), 0o600).to(p.temp),
+		call("take its name away", sysUnlinkat, here, name))
 	if len(f.Content) > 0 {
 		p.main.add(call("fill it", sysPwrite64, p.temp, p.bytes(f.Content, 1), uint64(len(f.Content))).with(indirect(0)))
 	}

@@ -1,6 +1,9 @@
 package keeper
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,7 +19,9 @@ import (
 )
 
 // prefork is a server whose workers have given up their capabilities: they share its listener, memory and an unlinked file with it.
-const prefork = `import ctypes, mmap, os, signal, socket, sys
+const prefork = `import ctypes, mmap, os, signal, socket, struct, sys
+assert ctypes.CDLL(None).syscall(222, 1, struct.pack("Qi52x", 7, 34), ctypes.byref(ctypes.c_int())) == 0
+assert ctypes.CDLL(None).syscall(223, 0, 0, struct.pack("4Q", 0, 0, 1000, 0), None) == 0
 shared = mmap.mmap(-1, 1 << 20)
 listener = socket.socket()
 listener.bind(("0.0.0.0", 8080))
@@ -57,6 +62,9 @@ func TestATreeIsClonedWithTheCredentialsOfEachProcess(t *testing.T) {
 		}
 		if diff := cmp.Diff(restored.Credentials, i.Credentials, protocmp.Transform()); diff != "" {
 			t.Errorf("credentials: %s", diff)
+		}
+		if timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", i.Pid)); err != nil || !strings.HasPrefix(string(timers), "ID: 0\nsignal: 34/0000000000000007\nnotify: signal/pid.") {
+			t.Errorf("timers %q, %v", timers, err)
 		}
 		if err := c.Thaw(); err != nil {
 			t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/inventory"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/seccomp"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/timer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -178,8 +179,8 @@ func (e *templateEdit) thread(origin *Origin, tid uint32, main bool, core, first
 	if core != first && !proto.Equal(c.GetCreds(), originalCreds(first, origin)) {
 		return fmt.Errorf("thread %d has other credentials than the first: %w", tid, ErrNoTemplate)
 	}
-	if len(task.GetTimers().GetPosix()) > 0 {
-		return fmt.Errorf("the process has POSIX timers: %w", ErrNoTemplate)
+	if err := e.timers(task.GetTimers().GetPosix()); err != nil {
+		return err
 	}
 	if core == first {
 		origin.Effective, origin.Permitted, origin.Inheritable = set(c.Creds.CapEff), set(c.Creds.CapPrm), set(c.Creds.CapInh)
@@ -300,6 +301,21 @@ func (e *templateEdit) owners() error {
 	}
 	e.written = append(e.written, "files.img")
 	return writeImage(filepath.Join(e.to, "files.img"), "FILES", list...)
+}
+
+// timers renumbers the threads that timers signal.
+func (e *templateEdit) timers(list []*timer.PosixTimerEntry) error {
+	for _, t := range list {
+		id := t.GetNotifyThreadId()
+		if id == 0 {
+			continue
+		}
+		if e.tids[int(id)+templateBase] == 0 {
+			return fmt.Errorf("timer %d signals thread %d, which is not of its tree: %w", t.GetItId(), id, ErrNoTemplate)
+		}
+		t.NotifyThreadId = proto.Int32(id + templateBase)
+	}
+	return nil
 }
 
 func (e *templateEdit) owner(o *fown.FownEntry) error {

@@ -7,6 +7,7 @@ faulthandler.enable()  # an alternate signal stack
 keep = []
 shared = mmap.mmap(-1, 8192)
 shared[0:4] = b"seed"
+sparse = mmap.mmap(-1, 1 << 24); sparse[5 << 20] = 1
 private = bytearray(os.urandom(8 << 20))
 event = os.eventfd(3, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
 r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
