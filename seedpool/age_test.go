@@ -16,7 +16,7 @@ import (
 func TestSparesThatAreTooOldAreReplacedOneByOne(t *testing.T) {
 	p := newPool(Default(), nil)
 	p.config.RefillParallel = 4
-	s := &seed{id: "shop", bounds: spareBounds{3, 3}, meta: &api.SeedMeta{Info: &api.SeedInfo{Phase: SeedReady}}}
+	s := &seed{id: "shop", bounds: spareBounds{min: 3, max: 3}, meta: &api.SeedMeta{Info: &api.SeedInfo{Phase: SeedReady}}}
 	p.seeds[s.id] = s
 	for range 3 {
 		s.ready = append(s.ready, &instance{id: newID()})
@@ -92,7 +92,7 @@ func TestASpareThatIsNotFrozenIsNoSpare(t *testing.T) {
 	if err := os.WriteFile(b.config.Paths().KeeperSocket(s.id)+".loose", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.setPool(t.Context(), s, spareBounds{2, 2}); err != nil {
+	if err := p.setPool(t.Context(), s, spareBounds{min: 2, max: 2}); err != nil {
 		t.Fatal(err)
 	}
 	b.eventually("the failure to be told", func() error {

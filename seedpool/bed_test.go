@@ -137,7 +137,7 @@ func addSeed(p *Pool, rootfs *dirRootfs, namespace, name string, key *api.Key) (
 // fill sets the pool of a seed and waits until it is full.
 func (b *bed) fill(s *seed, spares uint32) {
 	b.t.Helper()
-	if err := b.pool.setPool(context.Background(), s, spareBounds{spares, spares}); err != nil {
+	if err := b.pool.setPool(context.Background(), s, spareBounds{min: spares, max: spares}); err != nil {
 		b.t.Fatal(err)
 	}
 	b.ready(s.meta.Info.Name, spares)

@@ -476,7 +476,7 @@ func TestASeedFromAnotherMachineIsStale(t *testing.T) {
 			if reason, _ := ReasonOf(err); reason != ReasonSeedStale {
 				t.Errorf("restore: %v", err)
 			}
-			if one, _ := p.find("ns", "shop"); p.setPool(t.Context(), one, spareBounds{1, 1}) == nil {
+			if one, _ := p.find("ns", "shop"); p.setPool(t.Context(), one, spareBounds{min: 1, max: 1}) == nil {
 				t.Error("a stale seed got a pool")
 			}
 		})

@@ -11,12 +11,19 @@ import (
 // demandWindow is how far apart two starts may be to count as one burst: about what it takes to fill a pool again.
 const demandWindow = 10 * time.Second
 
-// spareBounds say how many spares a seed is to have: at least min, and up to max as demand says.
-type spareBounds struct{ min, max uint32 }
+// spareBounds say how many spares a seed is to have: at least min, and up to max as demand says. Pools of a higher priority are filled first, and give back last.
+type spareBounds struct {
+	min, max uint32
+	priority int32
+}
 
-func boundsOf(row *api.PoolRow) spareBounds { return spareBounds{row.Want, max(row.Want, row.Max)} }
+func boundsOf(row *api.PoolRow) spareBounds {
+	return spareBounds{row.Want, max(row.Want, row.Max), row.Priority}
+}
 
-func (b spareBounds) row() *api.PoolRow { return &api.PoolRow{Want: b.min, Max: b.max} }
+func (b spareBounds) row() *api.PoolRow {
+	return &api.PoolRow{Want: b.min, Max: b.max, Priority: b.priority}
+}
 
 // demand is how many spares would have served the largest burst of starts of late. A burst raises it at once; in quiet it halves each half-life. The zero value is none.
 type demand struct {

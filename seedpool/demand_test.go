@@ -36,18 +36,18 @@ func TestABurstRaisesWhatIsWantedAndQuietLowersIt(t *testing.T) {
 	want("single starts keep nothing up", 5)
 	now = now.Add(10 * testHalfLife)
 	want("long after", 2)
-	bounds = spareBounds{0, 12}
+	bounds = spareBounds{min: 0, max: 12}
 	want("long after, where none need be", 0)
 	d.note(now, testHalfLife)
 	want("one start", 1)
-	bounds = spareBounds{3, 3}
+	bounds = spareBounds{min: 3, max: 3}
 	want("no room", 3)
 }
 
 // TestTheTimeUntilFewerIsRight follows the level down: just before the time that is said it is what it was, and after it is less.
 func TestTheTimeUntilFewerIsRight(t *testing.T) {
 	var d demand
-	bounds := spareBounds{0, 6}
+	bounds := spareBounds{min: 0, max: 6}
 	now := time.Unix(1000, 0)
 	for range 9 {
 		d.note(now, testHalfLife)
@@ -123,7 +123,7 @@ func TestDemandServesMoreThanAFixedPoolOfTheSameSize(t *testing.T) {
 		},
 	} {
 		follow := func(d *demand, now time.Time) int {
-			n, _ := d.spares(spareBounds{1, 40}, now, testHalfLife)
+			n, _ := d.spares(spareBounds{min: 1, max: 40}, now, testHalfLife)
 			return n
 		}
 		hits, misses, held := served(trace, 4*3600, follow)

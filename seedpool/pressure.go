@@ -159,16 +159,19 @@ func (p *Pool) spares() linux.Cgroup {
 	return linux.Cgroup{Path: path.Join(p.config.CgroupRoot, "spares")}
 }
 
-// evict drops one spare in four, at least one, of the seed that has most of them.
+// evict drops one spare in four, at least one, of the seed that has most of them, of those with the lowest priority.
 func (p *Pool) evict(ctx context.Context, short string, m memoryState) {
 	p.mu.Lock()
 	var most *seed
 	for _, s := range p.seeds {
-		if most == nil || len(s.ready) > len(most.ready) {
+		if len(s.ready) == 0 {
+			continue
+		}
+		if most == nil || s.bounds.priority < most.bounds.priority || s.bounds.priority == most.bounds.priority && len(s.ready) > len(most.ready) {
 			most = s
 		}
 	}
-	if most == nil || len(most.ready) == 0 {
+	if most == nil {
 		p.mu.Unlock()
 		return
 	}

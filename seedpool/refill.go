@@ -45,7 +45,7 @@ func (p *Pool) refill(ctx context.Context) {
 	}
 }
 
-// nextToFill picks the seed whose pool is emptiest and counts one spare of it as being made. None: pause is how long until a start that is under way is over or a
+// nextToFill picks, of the seeds with the highest priority that lack spares, the one whose pool is emptiest, and counts one spare of it as being made. None: pause is how long until a start that is under way is over or a
 // seed that has failed may be tried again; 0: nothing will be wanted until something changes.
 func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	p.mu.Lock()
@@ -65,8 +65,8 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 			pause = wait
 		}
 	}
-	emptiest := 1.0
-	var renew *seed // is full, with a spare that is too old
+	var emptiest float64 // of those with the highest priority
+	var renew *seed      // is full, with a spare that is too old
 	for _, s := range p.seeds {
 		have := len(s.ready) + s.making
 		want, fewer := s.demand.spares(s.bounds, now, time.Duration(p.config.Pool.HalfLife))
@@ -89,7 +89,8 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 			renew = s
 			continue
 		}
-		if share := float64(have) / float64(want); share < emptiest {
+		share := float64(have) / float64(want)
+		if next == nil || s.bounds.priority > next.bounds.priority || s.bounds.priority == next.bounds.priority && share < emptiest {
 			next, emptiest = s, share
 		}
 	}

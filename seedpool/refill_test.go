@@ -39,7 +39,7 @@ func TestASpareThatCannotBeMadeIsTriedAgainLaterAndTheErrorKept(t *testing.T) {
 	s := b.seed("ns", "shop", keyOf(t, spec()))
 	b.fill(s, 1)
 	b.breakKeeper(s, "criu says no")
-	if err := p.setPool(t.Context(), s, spareBounds{2, 2}); err != nil {
+	if err := p.setPool(t.Context(), s, spareBounds{min: 2, max: 2}); err != nil {
 		t.Fatal(err)
 	}
 	sv := &service{pool: p}
@@ -61,7 +61,7 @@ func TestASpareThatCannotBeMadeIsTriedAgainLaterAndTheErrorKept(t *testing.T) {
 	}
 	b.nothingLeft()
 	b.breakKeeper(s, "")
-	if err := p.setPool(t.Context(), s, spareBounds{2, 2}); err != nil { // asking again does not wait for the pause
+	if err := p.setPool(t.Context(), s, spareBounds{min: 2, max: 2}); err != nil { // asking again does not wait for the pause
 		t.Fatal(err)
 	}
 	b.ready("shop", 2)
@@ -82,9 +82,9 @@ func TestPausesDoubleUpToTheLongest(t *testing.T) {
 func TestTheEmptiestPoolIsFilledFirstAndNoMoreAreMadeAtOnceThanAllowed(t *testing.T) {
 	p := newPool(Default(), nil)
 	p.config.RefillParallel, p.config.Pool.MaxAge = 2, 0
-	full, empty := &seed{id: "full", bounds: spareBounds{4, 4}, ready: make([]*instance, 3)}, &seed{id: "empty", bounds: spareBounds{2, 2}}
-	failed := &seed{id: "failed", bounds: spareBounds{2, 2}, retryAt: time.Unix(100, 0)}
-	bad := &seed{id: "bad", bounds: spareBounds{2, 2}}
+	full, empty := &seed{id: "full", bounds: spareBounds{min: 4, max: 4}, ready: make([]*instance, 3)}, &seed{id: "empty", bounds: spareBounds{min: 2, max: 2}}
+	failed := &seed{id: "failed", bounds: spareBounds{min: 2, max: 2}, retryAt: time.Unix(100, 0)}
+	bad := &seed{id: "bad", bounds: spareBounds{min: 2, max: 2}}
 	for _, s := range []*seed{full, empty, failed, bad} {
 		s.meta = &api.SeedMeta{Info: &api.SeedInfo{Phase: SeedReady}}
 		p.seeds[s.id] = s
@@ -102,7 +102,7 @@ func TestTheEmptiestPoolIsFilledFirstAndNoMoreAreMadeAtOnceThanAllowed(t *testin
 		}
 	}
 	empty.making, empty.bounds = 0, spareBounds{}
-	full.bounds = spareBounds{3, 3}
+	full.bounds = spareBounds{min: 3, max: 3}
 	if s, pause := p.nextToFill(now); s != nil || pause != 10*time.Second {
 		t.Errorf("%v after %s, want none before the failed one's pause is over", s, pause)
 	}

@@ -19,7 +19,7 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 	if err := s.pool.settled(ctx); err != nil {
 		return nil, err
 	}
-	bounds := spareBounds{r.Spares, max(r.Spares, r.Max)}
+	bounds := spareBounds{min: r.Spares, max: max(r.Spares, r.Max)}
 	if bounds.max > math.MaxInt16 {
 		return nil, fail(errdefs.ErrInvalidArgument, "%d spares: want at most %d", bounds.max, math.MaxInt16)
 	}
@@ -29,6 +29,13 @@ func (s *service) SetPool(ctx context.Context, r *api.SetPoolRequest) (_ *api.Po
 	one, err := s.pool.find(r.Namespace, r.Seed)
 	if err != nil {
 		return nil, err
+	}
+	if r.Priority != nil {
+		bounds.priority = *r.Priority
+	} else {
+		s.pool.mu.Lock()
+		bounds.priority = one.bounds.priority
+		s.pool.mu.Unlock()
 	}
 	if err := s.pool.setPool(ctx, one, bounds); err != nil {
 		return nil, err
@@ -68,6 +75,6 @@ func (p *Pool) infoLocked(s *seed) *api.PoolInfo {
 	return &api.PoolInfo{
 		Namespace: s.meta.Info.Namespace, Seed: s.id, Name: s.meta.Info.Name,
 		Want: uint32(p.wantedLocked(s, time.Now())), Min: s.bounds.min, Max: s.bounds.max, Ready: uint32(len(s.ready)), Making: uint32(s.making),
-		ClaimedTotal: s.claimed, EvictedTotal: s.evicted, FailedTotal: s.failed, LastError: why, KeeperPid: s.keeperPID,
+		ClaimedTotal: s.claimed, EvictedTotal: s.evicted, Priority: s.bounds.priority, FailedTotal: s.failed, LastError: why, KeeperPid: s.keeperPID,
 	}
 }

@@ -175,7 +175,7 @@ func (s *store) replaceSeed(m *api.SeedMeta, old string, b spareBounds) error {
 				return err
 			}
 		}
-		if b.max > 0 {
+		if b != (spareBounds{}) {
 			if err := put(tx, bucketPools, m.Info.Id, b.row()); err != nil {
 				return err
 			}
@@ -200,7 +200,7 @@ func (s *store) deleteSeed(id string) error {
 // putPool says how many spares a seed is to have.
 func (s *store) putPool(seed string, b spareBounds) error {
 	err := s.state.Update(func(tx *bolt.Tx) error {
-		if b.max == 0 {
+		if b == (spareBounds{}) {
 			return drop(tx, seed, bucketPools)
 		}
 		return put(tx, bucketPools, seed, b.row())

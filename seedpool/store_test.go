@@ -32,7 +32,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	s := openTestStore(t, p, "boot")
 	meta := &api.SeedMeta{Info: &api.SeedInfo{Id: "s1", Name: "shop", Phase: SeedReady, Key: keyOf(t, spec())}, ChainId: "c", StdioKeys: []string{"", "a", "b"}}
 	row := &api.InstanceRow{Instance: &api.Instance{Id: "i1", Seed: "s1", Pid: 7, StartTime: 1 << 40}, Phase: "ready", Upperdir: "/x"}
-	for _, err := range []error{s.replaceSeed(meta, "", spareBounds{3, 5}), s.putInstance(row), s.setChecked("s1", "abc"), s.close()} {
+	for _, err := range []error{s.replaceSeed(meta, "", spareBounds{min: 3, max: 5}), s.putInstance(row), s.setChecked("s1", "abc"), s.close()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ func TestRowsComeBackAsTheyWereWritten(t *testing.T) {
 	s = openTestStore(t, p, "boot")
 	defer s.close()
 	seeds, want, err := s.seeds()
-	if diff := cmp.Diff(map[string]*api.SeedMeta{"s1": meta}, seeds, protocmp.Transform()); err != nil || diff != "" || want["s1"] != (spareBounds{3, 5}) {
+	if diff := cmp.Diff(map[string]*api.SeedMeta{"s1": meta}, seeds, protocmp.Transform()); err != nil || diff != "" || want["s1"] != (spareBounds{min: 3, max: 5}) {
 		t.Errorf("%v, %d spares: %s", err, want["s1"], diff)
 	}
 	rows, err := s.instances()
@@ -56,15 +56,15 @@ func TestANewSeedTakesThePlaceAndThePoolOfTheOldInOneStep(t *testing.T) {
 	s := openTestStore(t, storePaths(t), "boot")
 	defer s.close()
 	for _, err := range []error{
-		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "old"}}, "", spareBounds{2, 2}),
-		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "new"}}, "old", spareBounds{2, 2}),
+		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "old"}}, "", spareBounds{min: 2, max: 2}),
+		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "new"}}, "old", spareBounds{min: 2, max: 2}),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	seeds, want, err := s.seeds()
-	if err != nil || len(seeds) != 1 || seeds["new"] == nil || len(want) != 1 || want["new"] != (spareBounds{2, 2}) {
+	if err != nil || len(seeds) != 1 || seeds["new"] == nil || len(want) != 1 || want["new"] != (spareBounds{min: 2, max: 2}) {
 		t.Errorf("%v %v %v", seeds, want, err)
 	}
 }
@@ -73,7 +73,7 @@ func TestInstancesOfAnEarlierBootAreForgottenAndSeedsAreNot(t *testing.T) {
 	p := storePaths(t)
 	s := openTestStore(t, p, "one")
 	for _, err := range []error{
-		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "s1"}}, "", spareBounds{2, 2}), s.setChecked("s1", "x"),
+		s.replaceSeed(&api.SeedMeta{Info: &api.SeedInfo{Id: "s1"}}, "", spareBounds{min: 2, max: 2}), s.setChecked("s1", "x"),
 		s.putInstance(&api.InstanceRow{Instance: &api.Instance{Id: "i1"}}), s.close(),
 	} {
 		if err != nil {
@@ -85,7 +85,7 @@ func TestInstancesOfAnEarlierBootAreForgottenAndSeedsAreNot(t *testing.T) {
 	rows, err := s.instances()
 	seeds, want, seedsErr := s.seeds()
 	checked, checkedErr := s.checked("s1")
-	if len(rows) != 0 || len(seeds) != 1 || want["s1"] != (spareBounds{2, 2}) || checked != "" || err != nil || seedsErr != nil || checkedErr != nil {
+	if len(rows) != 0 || len(seeds) != 1 || want["s1"] != (spareBounds{min: 2, max: 2}) || checked != "" || err != nil || seedsErr != nil || checkedErr != nil {
 		t.Errorf("instances %v, seeds %v, checked %q", rows, seeds, checked)
 	}
 	if left, _ := filepath.Glob(filepath.Join(p.RunDir, "instances-*.db")); len(left) != 1 {

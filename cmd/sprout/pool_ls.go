@@ -29,9 +29,9 @@ func poolListCommand() *cli.Command {
 			}
 			rows := make([][]string, 0, len(list.Pools))
 			for _, p := range list.Pools {
-				rows = append(rows, []string{p.Name, fmt.Sprintf("%d-%d", p.Min, p.Max), fmt.Sprint(p.Want), fmt.Sprint(p.Ready), fmt.Sprint(p.Making), fmt.Sprint(p.ClaimedTotal), fmt.Sprint(p.EvictedTotal), fmt.Sprint(p.FailedTotal), fmt.Sprint(p.KeeperPid), p.LastError})
+				rows = append(rows, []string{p.Name, fmt.Sprintf("%d-%d", p.Min, p.Max), fmt.Sprint(p.Priority), fmt.Sprint(p.Want), fmt.Sprint(p.Ready), fmt.Sprint(p.Making), fmt.Sprint(p.ClaimedTotal), fmt.Sprint(p.EvictedTotal), fmt.Sprint(p.FailedTotal), fmt.Sprint(p.KeeperPid), p.LastError})
 			}
-			return table(cmd.Root().Writer, "SEED BOUNDS WANT READY MAKING CLAIMED EVICTED FAILED KEEPER ERROR", rows)
+			return table(cmd.Root().Writer, "SEED BOUNDS PRIORITY WANT READY MAKING CLAIMED EVICTED FAILED KEEPER ERROR", rows)
 		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+	"google.golang.org/protobuf/proto"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
 )
@@ -19,6 +20,7 @@ func poolSetCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "spares", Usage: "how `MANY` (0 drains the pool)", Required: true},
 			&cli.IntFlag{Name: "max", Usage: "up to how `MANY` as demand says; a burst of starts raises it, quiet lowers it again"},
+			&cli.Int32Flag{Name: "priority", Usage: "pools of a higher `PRIORITY` are filled first, and give their spares back last when memory is short; 0 if never set"},
 			&cli.BoolFlag{Name: "wait", Usage: "return when they are ready"},
 			&cli.DurationFlag{Name: "timeout", Usage: "how long --wait waits", Value: 2 * time.Minute},
 			jsonFlag(),
@@ -41,7 +43,11 @@ func poolSetCommand() *cli.Command {
 				return err
 			}
 			defer c.Close()
-			pool, err := c.Seeds.SetPool(ctx, &api.SetPoolRequest{Namespace: cmd.String("namespace"), Seed: name, Spares: uint32(spares), Max: uint32(most)})
+			request := &api.SetPoolRequest{Namespace: cmd.String("namespace"), Seed: name, Spares: uint32(spares), Max: uint32(most)}
+			if cmd.IsSet("priority") {
+				request.Priority = proto.Int32(cmd.Int32("priority"))
+			}
+			pool, err := c.Seeds.SetPool(ctx, request)
 			if err != nil {
 				return fmt.Errorf("set pool: %w", err)
 			}

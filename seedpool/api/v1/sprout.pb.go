@@ -2609,8 +2609,10 @@ func (x *Boot) GetDeterministic() bool {
 type PoolRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many spares at least, and, if demand says so, at most.
-	Want          uint32 `protobuf:"varint,1,opt,name=want,proto3" json:"want,omitempty"`
-	Max           uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	Want uint32 `protobuf:"varint,1,opt,name=want,proto3" json:"want,omitempty"`
+	Max  uint32 `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	// Pools of a higher one are filled first, and give their spares back last.
+	Priority      int32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2655,6 +2657,13 @@ func (x *PoolRow) GetWant() uint32 {
 func (x *PoolRow) GetMax() uint32 {
 	if x != nil {
 		return x.Max
+	}
+	return 0
+}
+
+func (x *PoolRow) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
 	}
 	return 0
 }
@@ -3368,8 +3377,10 @@ type SetPoolRequest struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Seed      string                 `protobuf:"bytes,2,opt,name=seed,proto3" json:"seed,omitempty"`
 	// How many at least, and at most if demand says so; max 0: never more.
-	Spares        uint32 `protobuf:"varint,3,opt,name=spares,proto3" json:"spares,omitempty"`
-	Max           uint32 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
+	Spares uint32 `protobuf:"varint,3,opt,name=spares,proto3" json:"spares,omitempty"`
+	Max    uint32 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
+	// As it is, if it is not set.
+	Priority      *int32 `protobuf:"varint,5,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3432,6 +3443,13 @@ func (x *SetPoolRequest) GetMax() uint32 {
 	return 0
 }
 
+func (x *SetPoolRequest) GetPriority() int32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
 type PoolInfo struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Namespace    string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -3449,6 +3467,7 @@ type PoolInfo struct {
 	Max uint32 `protobuf:"varint,12,opt,name=max,proto3" json:"max,omitempty"`
 	// Spares that were given back because the machine needed their memory.
 	EvictedTotal  uint64 `protobuf:"varint,13,opt,name=evicted_total,json=evictedTotal,proto3" json:"evicted_total,omitempty"`
+	Priority      int32  `protobuf:"varint,14,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3570,6 +3589,13 @@ func (x *PoolInfo) GetMax() uint32 {
 func (x *PoolInfo) GetEvictedTotal() uint64 {
 	if x != nil {
 		return x.EvictedTotal
+	}
+	return 0
+}
+
+func (x *PoolInfo) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
 	}
 	return 0
 }
@@ -5114,10 +5140,11 @@ const file_sprout_proto_rawDesc = "" +
 	"\x06warmup\x18\x02 \x01(\rR\x06warmup\x12\x12\n" +
 	"\x04runc\x18\x03 \x01(\tR\x04runc\x12\x14\n" +
 	"\x05merge\x18\x04 \x01(\bR\x05merge\x12$\n" +
-	"\rdeterministic\x18\x05 \x01(\bR\rdeterministic\"/\n" +
+	"\rdeterministic\x18\x05 \x01(\bR\rdeterministic\"K\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\rR\x03max\"\x90\x03\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\x05R\bpriority\"\x90\x03\n" +
 	"\vInstanceRow\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1a\n" +
@@ -5175,12 +5202,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\x12VerifySeedResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1a\n" +
-	"\bproblems\x18\x03 \x03(\tR\bproblems\"l\n" +
+	"\bproblems\x18\x03 \x03(\tR\bproblems\"\x9a\x01\n" +
 	"\x0eSetPoolRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x16\n" +
 	"\x06spares\x18\x03 \x01(\rR\x06spares\x12\x10\n" +
-	"\x03max\x18\x04 \x01(\rR\x03max\"\xe1\x02\n" +
+	"\x03max\x18\x04 \x01(\rR\x03max\x12\x1f\n" +
+	"\bpriority\x18\x05 \x01(\x05H\x00R\bpriority\x88\x01\x01B\v\n" +
+	"\t_priority\"\xfd\x02\n" +
 	"\bPoolInfo\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\tR\x04seed\x12\x12\n" +
@@ -5197,7 +5226,8 @@ const file_sprout_proto_rawDesc = "" +
 	" \x01(\x03R\tkeeperPid\x12\x10\n" +
 	"\x03min\x18\v \x01(\rR\x03min\x12\x10\n" +
 	"\x03max\x18\f \x01(\rR\x03max\x12#\n" +
-	"\revicted_total\x18\r \x01(\x04R\fevictedTotal\"0\n" +
+	"\revicted_total\x18\r \x01(\x04R\fevictedTotal\x12\x1a\n" +
+	"\bpriority\x18\x0e \x01(\x05R\bpriority\"0\n" +
 	"\x10ListPoolsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\">\n" +
 	"\x11ListPoolsResponse\x12)\n" +
@@ -5526,6 +5556,7 @@ func file_sprout_proto_init() {
 	if File_sprout_proto != nil {
 		return
 	}
+	file_sprout_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
