@@ -4586,7 +4586,7 @@ func (x *MakeRequest) GetAgain() bool {
 type DumpRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// A directory that is empty.
+	// Where the image is to be: a directory that the keeper makes.
 	Images string `protobuf:"bytes,2,opt,name=images,proto3" json:"images,omitempty"`
 	// OCI runtime spec of what the container has mounted.
 	Spec    []byte   `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
