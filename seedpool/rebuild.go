@@ -109,8 +109,8 @@ func (p *Pool) rebuildIfOutdated(ctx context.Context, s *seed) bool {
 		asked, moved, err = p.followImage(ctx, asked)
 	}
 	switch {
-	case errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded):
-		log.G(ctx).WithError(err).WithField("seed", s.id).Debug("ask for image") // containerd is not there: it is asked again
+	case errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || err != nil && !stale && !moved:
+		log.G(ctx).WithError(err).WithField("seed", s.id).Debug("ask for image") // it is asked again
 		return false
 	case err == nil && !stale && !moved:
 		return false
@@ -127,7 +127,8 @@ func (p *Pool) rebuildIfOutdated(ctx context.Context, s *seed) bool {
 	case errors.Is(err, errNotUnpacked) && !stale:
 		return false // nobody has started the new image yet
 	case errdefs.IsAborted(err):
-		log.G(ctx).WithError(err).WithField("seed", s.id).Info("drop rebuilt seed")
+		log.G(ctx).WithError(err).WithField("seed", s.id).Info("leave seed to somebody else")
+		return false
 	default:
 		p.rebuildFailed(ctx, s, why, err)
 	}
