@@ -17,6 +17,10 @@ import (
 var house *stack.Stack
 
 func TestMain(m *testing.M) {
+	if door := os.Getenv(knockEnv); door != "" {
+		fmt.Print(knock(door))
+		os.Exit(0)
+	}
 	os.Exit(runTests(m))
 }
 

@@ -62,6 +62,10 @@ func runcState(id string, config *configs.Config, inst *api.Instance, cgroupPath
 			state.NamespacePaths[kind] = ns.GetPath(pid)
 		}
 	}
+	// Its clocks go on where the seed's stood, for what is added to it, too. No spec of a woken container asks for a time namespace: runc would not look for it.
+	if linux.OwnTimeNS(pid) {
+		state.Config.Namespaces = append(slices.Clone(config.Namespaces), configs.Namespace{Type: configs.NEWTIME})
+	}
 	// `runc checkpoint` must know what the standard streams were.
 	for fd := range 3 {
 		target, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "fd", strconv.Itoa(fd)))

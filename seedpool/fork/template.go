@@ -138,6 +138,11 @@ func prepare(ctx context.Context, sources []Source, seized [][]*ptrace.Tracee) (
 		}
 		return nil, err
 	}
+	for n, s := range subjects {
+		if err := silence(ctx, s.Threads[0], processes[n]); err != nil {
+			return nil, err
+		}
+	}
 	t := &Template{}
 	if t.clocks, err = readClocks(sources[0].PID); err != nil {
 		return nil, err

@@ -139,11 +139,11 @@ func listen(socket string) (net.Listener, error) {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", socket)
+	l, err := linux.ListenForOwnUsers(socket)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	return l, os.Chmod(socket, 0o600)
+	return l, nil
 }
 
 // clean removes what the keeper has made beside its socket.

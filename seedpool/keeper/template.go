@@ -135,6 +135,10 @@ func (t *template) try(ctx context.Context, c Config, r *api.MakeRequest, spec *
 	if t.process, err = fork.NewTemplate(ctx, sources...); err != nil {
 		return err
 	}
+	// Its clones have their programs and libraries from these mounts: what one of them changed there, by /proc/self/exe say, another would see.
+	if err := linux.ReadonlyMounts(t.pid); err != nil {
+		return err
+	}
 	for _, zygote := range t.process.Zygotes() {
 		if err := t.awake.Attach(zygote); err != nil {
 			return err

@@ -94,6 +94,22 @@ func Remount(target string, flags uintptr) error {
 	return Mount("", target, "bind", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 }
 
+// ReadonlyMounts makes all mounts that a process sees read-only, or none: one through which a file is open for writing cannot be.
+func ReadonlyMounts(pid int) error {
+	ns, err := NSFile(pid, "mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return Enter([]NS{{unix.CLONE_NEWNS, ns}}, func() error {
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &attr); err != nil {
+			return fmt.Errorf("make mounts of %d read-only: %w", pid, os.NewSyscallError("mount_setattr", err))
+		}
+		return nil
+	})
+}
+
 // Unmount detaches a mount: it is out of sight at once and goes when its last user does. A path that is no mount is no error.
 func Unmount(target string) error {
 	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

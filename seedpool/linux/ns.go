@@ -61,6 +61,16 @@ func NSFile(pid int, name string) (*os.File, error) {
 	return f, nil
 }
 
+// OwnTimeNS says whether a process has clocks of its own. Where the kernel has no time namespaces, none has.
+func OwnTimeNS(pid int) bool {
+	ours, err := os.Readlink("/proc/self/ns/time")
+	if err != nil {
+		return false
+	}
+	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", pid))
+	return err == nil && its != ours
+}
+
 // NewNetNS makes a network namespace with the loopback device up. It lives as long as the file is open or a process is in it.
 func NewNetNS() (*os.File, error) {
 	var ns *os.File

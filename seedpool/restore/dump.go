@@ -103,7 +103,16 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 	if _, err = s.request(ctx, rpc.CriuReqType_DUMP, opts); err != nil && o.Rest != nil {
 		err = errors.Join(err, o.Rest.Cgroup.Thaw())
 	}
-	return d, s, err
+	return d, s, errors.Join(err, keepPrivate(o.ImagesDir))
+}
+
+// keepPrivate takes away what CRIU lets others do with the files of an image, which hold an app's memory. The directory is root's alone all the time.
+func keepPrivate(dir string) error {
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		err = errors.Join(err, os.Chmod(filepath.Join(dir, f.Name()), 0o600))
+	}
+	return err
 }
 
 // abort ends CRIU when nobody waits any more. One that is at work in a container that is to go on is waited for: it would leave its own code in the processes.

@@ -104,7 +104,7 @@ func freeID(files []*fdinfo.FileEntry) (id uint32) {
 
 // writeImage writes a framed image file.
 func writeImage(path, kind string, messages ...proto.Message) error {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

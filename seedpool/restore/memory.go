@@ -24,8 +24,8 @@ type Memory struct {
 
 	tasks map[uint32]*linux.Userfaultfd // +checklocks:mu: by pid in the image
 	// door is where the second holder comes, holder who has come.
-	door   *net.UnixListener // +checklocks:mu
-	holder *net.UnixConn     // +checklocks:mu
+	door   *linux.OwnUsers // +checklocks:mu
+	holder *net.UnixConn   // +checklocks:mu
 	// handed: the holder has all that there was, and is sent what comes. second is its process.
 	handed bool         // +checklocks:mu
 	second *linux.Pidfd // +checklocks:mu

@@ -34,7 +34,7 @@ func (m *Memory) Offer(path string) error {
 	}
 	defer dir.Close()
 	// An address of a socket is short, and the directory's name may be long.
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), Net: "unix"})
+	l, err := linux.ListenForOwnUsers(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
 	if err != nil {
 		return fmt.Errorf("offer memory: %w", err)
 	}
@@ -49,7 +49,7 @@ func (m *Memory) Offer(path string) error {
 }
 
 // attend hands the memory to who comes first, and waits until he goes.
-func (m *Memory) attend(l *net.UnixListener) {
+func (m *Memory) attend(l *linux.OwnUsers) {
 	conn, err := l.AcceptUnix()
 	if err == nil {
 		_ = l.Close() // as Close may have done

@@ -22,7 +22,7 @@ func (m *Memory) listen(workDir *os.File) (stop func() error, err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := linux.ListenForOwnUsers(path)
 	if err != nil {
 		return nil, fmt.Errorf("listen for userfaultfds: %w", err)
 	}
@@ -44,7 +44,7 @@ func (m *Memory) listen(workDir *os.File) (stop func() error, err error) {
 
 // accept speaks the protocol of CRIU's lazy pages: for each task its pid, as its pid namespace counts, and then its userfaultfd with one byte; at last a word
 // that all have been sent. Nothing is answered, but CRIU wants somebody to be there until the end.
-func (m *Memory) accept(ctx context.Context, l *net.UnixListener) error {
+func (m *Memory) accept(ctx context.Context, l *linux.OwnUsers) error {
 	conn, err := l.AcceptUnix()
 	if err != nil {
 		return err
