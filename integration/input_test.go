@@ -20,6 +20,7 @@ func TestBadInputIsRefusedWithTheThingAndTheFix(t *testing.T) {
 		"unknown seed in pool set":   {[]string{"pool", "set", "nowhere", "--spares", "1"}, []string{"nowhere", "seed"}},
 		"unknown seed in inspect":    {[]string{"seed", "inspect", "nowhere"}, []string{"nowhere"}},
 		"unknown seed in rm":         {[]string{"seed", "rm", "nowhere"}, []string{"nowhere"}},
+		"variable that is secret":    {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", image, "--ready", "tcp://:1", "--env", "DB_PASSWORD=geheim"}, []string{"variable DB_PASSWORD", "--late-env DB_PASSWORD", "--allow-secrets"}},
 		"readiness of unknown kind":  {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", image, "--ready", "ping://x"}, []string{"ping", "http://", "tcp://", "log="}},
 		"readiness with bad regexp":  {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", image, "--ready", "log=("}, []string{"log", "("}},
 		"image that is absent":       {[]string{"seed", "bake", "--mode", "clone", "--name", "x", "--image", "docker.io/library/absent", "--ready", "tcp://:1"}, []string{"absent:latest", "pull"}},

@@ -78,6 +78,12 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	if o.spec, err = DecodeSpec(r.Spec); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
+	if r.LateMounts, err = cleanLateMounts(r.LateMounts); err != nil {
+		return nil, err
+	}
+	if err := withhold(r, o.spec); err != nil {
+		return nil, err
+	}
 	if o.key, err = KeyOf(o.spec); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
 	}
@@ -89,9 +95,6 @@ func (p *Pool) order(r *api.BakeRequest) (*order, error) {
 	}
 	if err := CheckAfterWake(r.AfterWake); err != nil {
 		return nil, fail(errdefs.ErrInvalidArgument, "%w", err)
-	}
-	if r.LateMounts, err = cleanLateMounts(r.LateMounts); err != nil {
-		return nil, err
 	}
 	if p.host == nil && r.Mode == ModeClone {
 		return nil, fail(errdefs.ErrFailedPrecondition, "%s does not run: install CRIU 4.2 or later, name it in sproutd's configuration (criu = …) and restart sproutd", p.criu.Path)

@@ -38,6 +38,7 @@ func seedBakeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "deterministic", Usage: "of mode prestart: boot spares without address randomization and with PYTHONHASHSEED=0, so that more is equal; an attacker who knows one knows all"},
 			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
 			&cli.StringSliceFlag{Name: "late-mount", Usage: "`PATH` of a mount that may differ or be absent when baked"},
+			&cli.BoolFlag{Name: "allow-secrets", Usage: "of mode clone: bake variables and mounts that look secret, too: their values end in the memory image, and in every instance"},
 			&cli.StringFlag{Name: "after-wake", Usage: "`ACTION` that tells the app it was woken, before its start is over: signal=URG, http://:8080/path, exec=COMMAND"},
 			&cli.DurationFlag{Name: "after-wake-timeout", Usage: "how long http and exec may take", Value: seedpool.DefaultAfterWakeTimeout},
 			&cli.BoolFlag{Name: "after-wake-optional", Usage: "a container in which it fails runs on; else it is ended, and its start is an error"},
@@ -81,7 +82,7 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 	stream, err := c.Seeds.Bake(ctx, &api.BakeRequest{
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
 		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: cmd.String("mode"),
-		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake,
+		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake, AllowSecrets: cmd.Bool("allow-secrets"),
 		Merge: cmd.Bool("merge"), Deterministic: cmd.Bool("deterministic"),
 	})
 	if err != nil {

@@ -3013,7 +3013,9 @@ type BakeRequest struct {
 	Merge         bool `protobuf:"varint,12,opt,name=merge,proto3" json:"merge,omitempty"`
 	Deterministic bool `protobuf:"varint,13,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
 	// What the image says about containers, as JSON: the spec was made from it. Filled in by sproutd; empty: it is not known.
-	ImageConfig   []byte `protobuf:"bytes,14,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
+	ImageConfig []byte `protobuf:"bytes,14,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
+	// Of mode clone: variables and mounts that look secret may end in the memory image.
+	AllowSecrets  bool `protobuf:"varint,15,opt,name=allow_secrets,json=allowSecrets,proto3" json:"allow_secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3144,6 +3146,13 @@ func (x *BakeRequest) GetImageConfig() []byte {
 		return x.ImageConfig
 	}
 	return nil
+}
+
+func (x *BakeRequest) GetAllowSecrets() bool {
+	if x != nil {
+		return x.AllowSecrets
+	}
+	return false
 }
 
 type BakeEvent struct {
@@ -5170,7 +5179,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xac\x03\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xd1\x03\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -5188,7 +5197,8 @@ const file_sprout_proto_rawDesc = "" +
 	"after_wake\x18\v \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12\x14\n" +
 	"\x05merge\x18\f \x01(\bR\x05merge\x12$\n" +
 	"\rdeterministic\x18\r \x01(\bR\rdeterministic\x12!\n" +
-	"\fimage_config\x18\x0e \x01(\fR\vimageConfig\"\x8c\x01\n" +
+	"\fimage_config\x18\x0e \x01(\fR\vimageConfig\x12#\n" +
+	"\rallow_secrets\x18\x0f \x01(\bR\fallowSecrets\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
