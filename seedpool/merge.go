@@ -158,23 +158,12 @@ func (p *Pool) mergeSettled(ctx context.Context) bool {
 		case <-p.merging.wake:
 			quiet.Reset(mergeQuiet)
 		case <-quiet.C:
-			if !p.makesAny() {
+			if p.makingSpares() == 0 {
 				return true
 			}
 			quiet.Reset(mergeQuiet)
 		}
 	}
-}
-
-func (p *Pool) makesAny() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.seeds {
-		if s.making > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // burst has ksmd look through all memory that is offered, and puts back its settings. It says how much memory is shared instead of being there twice, in bytes.
