@@ -37,7 +37,7 @@
 // A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
 // other, of the emptiest pool first (refill.go), of a higher priority before all others; one that is too old is replaced when all are full. While memory is short (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of
 // the fullest pool first, and none are made; what runs is never touched.
-// Equal memory of spares that were booted is merged if their seed asks for it (merge.go).
+// Equal memory of spares that were booted is merged if their seed asks for it (merge.go, merge_burst.go).
 //
 // # State
 //
@@ -67,7 +67,7 @@
 //	<RunDir>/instances/<id>/      CRIU's log; exit status; mount points of the keeper; seed (its id, for people)
 //	<RunDir>/bakes/<seed id>/     work of a bake (package bake)
 //	<RunDir>/keepers/<seed id>.sock and what the keeper has beside it (package keeper)
-//	<RunDir>/merging.json         settings of ksmd to be put back, during a burst (merge.go)
+//	<RunDir>/merging.json         settings of ksmd to be put back, during a burst (merge_burst.go)
 //	<RunDir>/starts/<ns>/<id>.json  records of starts, written by shims
 //
 // # What a crash leaves
