@@ -166,5 +166,5 @@ func missing(found *api.LookupResponse) (reason seedpool.Reason, detail string) 
 	if found.Nearest != "" {
 		return seedpool.Reason(found.Reason), fmt.Sprintf("%s differs in %s", found.Nearest, strings.Join(found.Differs, ", "))
 	}
-	return seedpool.Reason(found.Reason), ""
+	return seedpool.Reason(found.Reason), found.Detail
 }

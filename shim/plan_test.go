@@ -68,6 +68,10 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 			[]step{pass(seedpool.RungThaw, seedpool.ReasonHostNetwork, ""), try(seedpool.RungFork), try(seedpool.RungRestore), try(seedpool.RungCold)},
 		},
 		{
+			"seed of another kernel", plain(nil), &api.LookupResponse{Reason: string(seedpool.ReasonSeedStale), Detail: "shop: kernel was 6.1"},
+			onlyCold(seedpool.ReasonSeedStale, "shop: kernel was 6.1"),
+		},
+		{
 			"seed whose spares are booted", plain(nil), booted(1),
 			[]step{try(seedpool.RungThaw), pass(seedpool.RungRestore, seedpool.ReasonPrestart, "shop"), try(seedpool.RungCold)},
 		},
