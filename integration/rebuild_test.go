@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,8 +48,11 @@ func TestASeedOfAnotherCRIUAndAnOlderImageIsBakedAgain(t *testing.T) {
 		err = os.Remove(link)
 	}
 	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] && echo Version: 99 && exit\nexec %s \"$@\"\n", program)
+	// Beside the program, which CRIU's own /tmp shows if it is there.
+	other := filepath.Join(filepath.Dir(program), "criu-"+filepath.Base(s.Dir))
+	t.Cleanup(func() { _ = os.Remove(other) })
 	if err == nil {
-		err = os.WriteFile(link, []byte(script), 0o700)
+		err = errors.Join(os.WriteFile(other, []byte(script), 0o700), os.Symlink(other, link))
 	}
 	if err == nil {
 		err = s.StartSproutd(t.Context())
