@@ -66,7 +66,9 @@ func offeringProcess() error {
 	return err
 }
 
-func TestABurstIsOverWithTheSettingsThatItFound(t *testing.T) {
+// mergingPool has a seed that is merged, and whose keeper offers its memory.
+func mergingPool(t *testing.T) *Pool {
+	t.Helper()
 	b := newBed(t)
 	p := b.recovered()
 	s := b.seed("ns", "merged", keyOf(t, spec()))
@@ -74,6 +76,11 @@ func TestABurstIsOverWithTheSettingsThatItFound(t *testing.T) {
 	p.mu.Lock()
 	s.meta.Boot, s.keeperPID = &api.Boot{Merge: true}, int64(ours.Process.Pid)
 	p.mu.Unlock()
+	return p
+}
+
+func TestABurstIsOverWithTheSettingsThatItFound(t *testing.T) {
+	p := mergingPool(t)
 	before := ksmSettings(t)
 	worked := false
 	p.point = func(name string) {
@@ -167,13 +174,7 @@ func TestWhatMustNotBeMergedIsRefusedBeforeItIsBaked(t *testing.T) {
 }
 
 func TestABurstThatNobodyWaitsForEnds(t *testing.T) {
-	b := newBed(t)
-	p := b.recovered()
-	s := b.seed("ns", "merged", keyOf(t, spec()))
-	ours := offering(t)
-	p.mu.Lock()
-	s.meta.Boot, s.keeperPID = &api.Boot{Merge: true}, int64(ours.Process.Pid)
-	p.mu.Unlock()
+	p := mergingPool(t)
 	before := ksmSettings(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	p.point = func(name string) {

@@ -45,8 +45,9 @@ func (p *Pool) refill(ctx context.Context) {
 	}
 }
 
-// nextToFill picks, of the seeds with the highest priority that lack spares, the one whose pool is emptiest, and counts one spare of it as being made. None: pause is how long until a start that is under way is over or a
-// seed that has failed may be tried again; 0: nothing will be wanted until something changes.
+// nextToFill picks, of the seeds with the highest priority that lack spares, the one whose pool is emptiest, and counts one spare of it as being made; when all are full, one
+// with a spare that is too old. None: pause is how long until a start that is under way is over or a seed that has failed may be tried again; 0: nothing will be wanted until
+// something changes.
 func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
