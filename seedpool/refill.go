@@ -1,9 +1,11 @@
 package seedpool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -61,23 +63,51 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 	if wait, _ := p.memory.wait(now); wait > 0 {
 		return nil, wait
 	}
+	list, pause := p.lackingLocked(now)
+	if len(list) == 0 {
+		return nil, pause
+	}
+	first := slices.MinFunc(list, lacking.compare)
+	if first.full() && making > 0 {
+		return nil, pause
+	}
+	if wait := p.starts.wait(now); wait > 0 {
+		return nil, wait
+	}
+	first.making++
+	return first.seed, 0
+}
+
+// lacking is a seed that may be given a spare now.
+type lacking struct {
+	*seed
+	// share of the spares that it is to have; 1: all, but one is too old.
+	share float64
+}
+
+func (l lacking) full() bool { return l.share >= 1 }
+
+// compare has the one first that is to be served first.
+func (l lacking) compare(o lacking) int {
+	if l.full() != o.full() {
+		return cmp.Compare(l.share, o.share)
+	}
+	return cmp.Or(cmp.Compare(o.bounds.priority, l.bounds.priority), cmp.Compare(l.share, o.share))
+}
+
+// lackingLocked lists the seeds that may be given a spare now; pause is how long until that changes by itself, 0: it does not. The caller holds Pool.mu.
+func (p *Pool) lackingLocked(now time.Time) (list []lacking, pause time.Duration) {
 	again := func(wait time.Duration) {
-		if pause == 0 || wait < pause {
+		if wait > 0 && (pause == 0 || wait < pause) {
 			pause = wait
 		}
 	}
-	var emptiest float64 // of those with the highest priority
-	var renew *seed      // is full, with a spare that is too old
 	for _, s := range p.seeds {
 		have := len(s.ready) + s.making
 		want, fewer := s.demand.spares(s.bounds, now, time.Duration(p.config.Pool.HalfLife))
-		if fewer > 0 {
-			again(fewer)
-		}
+		again(fewer)
 		left, ages := s.ageLocked(now, time.Duration(p.config.Pool.MaxAge))
-		if left > 0 {
-			again(left)
-		}
+		again(left)
 		tooOld := ages && left == 0
 		if s.meta.Info.Phase != SeedReady || have > want || have == want && !tooOld {
 			continue
@@ -86,26 +116,9 @@ func (p *Pool) nextToFill(now time.Time) (next *seed, pause time.Duration) {
 			again(wait)
 			continue
 		}
-		if have == want {
-			renew = s
-			continue
-		}
-		share := float64(have) / float64(want)
-		if next == nil || s.bounds.priority > next.bounds.priority || s.bounds.priority == next.bounds.priority && share < emptiest {
-			next, emptiest = s, share
-		}
+		list = append(list, lacking{s, float64(have) / float64(want)})
 	}
-	if next == nil && making == 0 {
-		next = renew
-	}
-	if next == nil {
-		return nil, pause
-	}
-	if wait := p.starts.wait(now); wait > 0 {
-		return nil, wait
-	}
-	next.making++
-	return next, 0
+	return list, pause
 }
 
 // ageLocked is how long until the oldest spare, which is claimed next, is too old; ages: it will be, or is. The caller holds Pool.mu.
