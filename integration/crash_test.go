@@ -94,6 +94,7 @@ func terminate(t *testing.T, pid int) {
 }
 
 func TestKillingAnyProcessLeaksNothingAndStartsGoOn(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	seed := bakedPython(t, s)
 	// One start before the census: containerd, runc and sprout each keep a directory for a namespace that they have seen.
@@ -182,6 +183,7 @@ func eventually(t *testing.T, do func() error) {
 }
 
 func TestKillingAShimTakesOnlyItsOwnContainer(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	setPool(t, s, bakedPython(t, s), 2)
 	run(t, s, "stays", "python-demo")
@@ -200,6 +202,7 @@ func TestKillingAShimTakesOnlyItsOwnContainer(t *testing.T) {
 }
 
 func TestKillingTheKeeperLeavesRunningContainersAlone(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
 	run(t, s, "runs-on", "python-demo")
@@ -214,6 +217,7 @@ func TestKillingTheKeeperLeavesRunningContainersAlone(t *testing.T) {
 }
 
 func TestKillingShimAndKeeperTogetherEndsTheContainer(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, sharing, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
 	run(t, s, "orphan", "python-demo", "--null-io")

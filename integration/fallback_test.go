@@ -75,6 +75,7 @@ func TestHostNetworkIsNotThawed(t *testing.T) {
 }
 
 func TestDaemonAwayStartsCold(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	if err := s.ImportFor(t.Context(), []string{stack.OverlaySnapshotter}, "python-demo"); err != nil {
 		t.Fatal(err)
@@ -107,6 +108,7 @@ func TestDaemonAwayStartsCold(t *testing.T) {
 }
 
 func TestCRIUThatFailsFallsBackToCold(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	setPool(t, s, bakedPython(t, s), 0)
 	link := filepath.Join(s.Dir, "criu")
@@ -121,6 +123,7 @@ func TestCRIUThatFailsFallsBackToCold(t *testing.T) {
 }
 
 func TestFullDiskFallsBackToCold(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	setPool(t, s, bakedPython(t, s), 0)
 	dir := filepath.Join(s.RunDir(), "instances")
@@ -140,11 +143,13 @@ func TestFullDiskFallsBackToCold(t *testing.T) {
 }
 
 func TestCorruptedImageFallsBackAndMarksTheSeedBad(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func([]byte) []byte{
 		"truncated":   func(b []byte) []byte { return b[:len(b)/2] },
 		"bit flipped": func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := ownStack(t, "python-demo")
 			bakedPython(t, s)
 			breakFile(t, largest(t, filepath.Join(s.Dir, "lib", "seeds"), "pages-*.img"), damage)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[fork]\nenabled = true\n", "tomcat-demo", "node-demo", "php-demo", "redis-demo", "gunicorn-demo")
 	for _, app := range apps {
 		t.Run(app.name, func(t *testing.T) {
@@ -47,6 +48,7 @@ func TestTenClonesAnswerAThousandRequestsEach(t *testing.T) {
 }
 
 func TestAStartDoesNotWaitForATemplate(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
 	setPool(t, s, bakedPython(t, s), 0)
 	kill(t, templateProcess(t, s, "keeper")) // with it goes the template that the bake was tried with
@@ -85,6 +87,7 @@ type errNotCloned string
 func (e errNotCloned) Error() string { return "not cloned: " + string(e) }
 
 func TestKillingKeeperZygoteTemplateOrHolderLeavesClonesAlone(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
 	seed := bakedPython(t, s)
 	for _, victim := range []string{"zygote", "template", "holder", "keeper"} {

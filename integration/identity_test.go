@@ -57,6 +57,7 @@ func draws(t *testing.T, s *stack.Stack, id, path string) map[string]any {
 }
 
 func TestInstancesDrawNumbersOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	aids, err := filepath.Abs("../contrib/reseed")
 	if err != nil {
 		t.Fatal(err)

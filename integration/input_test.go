@@ -44,6 +44,7 @@ func TestBadInputIsRefusedWithTheThingAndTheFix(t *testing.T) {
 }
 
 func TestBakeThatFailsSaysWhatItSawAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "tiny-demo")
 	// One bake of each mode before the census: their parent cgroups are kept.
 	for _, mode := range []string{"clone", "prestart"} {
@@ -82,6 +83,7 @@ func TestBakeThatFailsSaysWhatItSawAndLeavesNothing(t *testing.T) {
 }
 
 func TestEachReadinessMakesASeed(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "tiny-demo")
 	for name, c := range map[string][]string{
 		"log":  {"--ready", "log=^up$", "--", "sh", "-c", "echo up; sleep 1000"},
@@ -103,6 +105,7 @@ func TestEachReadinessMakesASeed(t *testing.T) {
 }
 
 func TestTwoBakesOfOneNameDoNotRunAtOnce(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "tiny-demo")
 	bake := func(ctx context.Context) (string, error) {
 		return s.Sprout(ctx, "seed", "bake", "--mode", "clone", "--name", "twice", "--image", stack.Ref("tiny-demo"), "--ready", "file=/tmp/up", "--ready-timeout", "20s",

@@ -172,6 +172,7 @@ func settled(t *testing.T, s *stack.Stack, want census) (left []string) {
 }
 
 func TestCyclesLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	t.Run("cold", func(t *testing.T) { leavesNothing(t, s, "cold", 0, cycles(t, 25), "--env", "NOT_IN_ANY_SEED=1") })
 	t.Run("restore", func(t *testing.T) { leavesNothing(t, s, "restore", 0, cycles(t, 25)) })

@@ -28,6 +28,7 @@ func stateFiles(t *testing.T, s *stack.Stack, pattern string) (names []string, b
 }
 
 func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[pages]\nstore = true", "python-demo")
 	seed := bakedPython(t, s)
 	if plain, _ := stateFiles(t, s, "lib/seeds/*/images/pages-*.img"); len(plain) > 0 {
@@ -85,6 +86,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 }
 
 func TestBakeThatIsKilledOrTooLargeLeavesNothingInThePageStore(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[pages]\nstore = true\nquota = \"1MiB\"", "python-demo")
 	bake := []string{"seed", "bake", "--mode", "clone", "--name", "large", "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"}
 	out, err := s.Sprout(t.Context(), bake...)

@@ -31,6 +31,7 @@ func poolOf(t *testing.T, s *stack.Stack) (p struct {
 }
 
 func TestAPoolGrowsWithABurst(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	seed := bakedPython(t, s)
 	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "1", "--max", "3", "--wait"); err != nil {
@@ -72,6 +73,7 @@ func TestAPoolGrowsWithABurst(t *testing.T) {
 }
 
 func TestWhatContainersHaveIsNotTakenForTheSpares(t *testing.T) {
+	t.Parallel()
 	// A spare of the python app was charged with 60 to 80 MB when it was made, which stay with the pool's cgroup when it is thawed.
 	s := configuredStack(t, "[pool]\nmemory = \"160MiB\"\n", "python-demo")
 	seed := bakedPython(t, s)
@@ -87,6 +89,7 @@ func TestWhatContainersHaveIsNotTakenForTheSpares(t *testing.T) {
 }
 
 func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[pool]\nmemory = \"8MiB\"\n", "python-demo")
 	seed := bakedPython(t, s)
 	run(t, s, "stays", "python-demo")
@@ -112,6 +115,7 @@ func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing
 }
 
 func TestEventsFollowAStart(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	seed := bakedPython(t, s)
 	setPool(t, s, seed, 1)

@@ -19,6 +19,7 @@ func bakedPrestart(t *testing.T, s *stack.Stack, args ...string) string {
 }
 
 func TestPrestartedInstancesShareNothingRandom(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	seed := bakedPrestart(t, s)
 	for _, question := range [][]string{{"seed", "inspect", seed}, {"seed", "ls"}} {
@@ -55,6 +56,7 @@ func TestPrestartedInstancesShareNothingRandom(t *testing.T) {
 }
 
 func TestPrestartedSparesAreReplacedWhenTheyDieAndKeptWhenSproutdDoes(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "python-demo")
 	seed := bakedPrestart(t, s)
 	setPool(t, s, seed, 2)

@@ -17,6 +17,7 @@ var isReady = regexp.MustCompile(`(?m)^phase +ready$`)
 
 // TestASeedOfAnotherCRIUAndAnOlderImageIsBakedAgain changes, while sproutd is away, what a restart cannot overlook.
 func TestASeedOfAnotherCRIUAndAnOlderImageIsBakedAgain(t *testing.T) {
+	t.Parallel()
 	s := ownStack(t, "tiny-demo", "python-demo")
 	tag := func(image string) {
 		t.Helper()

@@ -58,6 +58,7 @@ func TestAnIntruderFindsWhatItWouldFindInAContainerOfRuncs(t *testing.T) {
 }
 
 func TestAnIntruderCannotWriteToSharedMemory(t *testing.T) {
+	t.Parallel()
 	p := privileges[1]
 	intrudes(t, configuredStack(t, sharing, "python-demo"), wakes[1], true, p.name, p.args)
 }

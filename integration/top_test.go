@@ -6,6 +6,7 @@ import (
 )
 
 func TestTopShowsWhatInstancesShare(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
 	seed := bakedPython(t, s)
 	setPool(t, s, seed, 1) // so that the template stands

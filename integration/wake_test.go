@@ -285,8 +285,10 @@ func sparesCPU(t *testing.T, s *stack.Stack) string {
 }
 
 func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
+	t.Parallel()
 	for memory, config := range map[string]string{"of its own": "", "shared": sharing} {
 		t.Run("memory "+memory, func(t *testing.T) {
+			t.Parallel()
 			eachDemoAppIsWoken(t, configuredStack(t, config, "tomcat-demo", "node-demo", "php-demo", "redis-demo"))
 		})
 	}
@@ -322,6 +324,7 @@ func eachDemoAppIsWoken(t *testing.T, s *stack.Stack) {
 }
 
 func TestCheckpointOfAContainerThatSharesItsMemoryIsRefused(t *testing.T) {
+	t.Parallel()
 	s := configuredStack(t, sharing, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
 	run(t, s, "shares", "python-demo", "--null-io")
