@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -122,6 +123,7 @@ func runCreateContainerHooks(ctx context.Context, hooks []specs.Hook, state spec
 				return err
 			}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: "."}
+			cmd.Dir = filepath.Join(state.Bundle, "rootfs") // as runc's
 			exits, err = startChild(cmd)
 			return err
 		})

@@ -16,6 +16,8 @@ cni_version=v1.9.1
 kubernetes_version=v1.37.2
 criu_minimum=4.2 # older ones cannot restore sockets on kernels >= 6.16
 
+cni_plugins=({main/bridge,main/loopback,ipam/host-local,meta/portmap}@$cni_version)
+
 packages=(
 	ca-certificates curl
 	gcc libc6-dev pkg-config libseccomp-dev # runc is cgo
@@ -72,10 +74,10 @@ install_runc() {
 		-ldflags "-s -w" -tags seccomp github.com/opencontainers/runc@$runc_version
 }
 
-# install_cni takes what a pod needs to have an address.
+# install_cni takes what a container needs to have an address, and a port of its host.
 install_cni() {
 	local module=github.com/containernetworking/plugins/plugins
-	CGO_ENABLED=0 go_install "CNI plugins $cni_version" -ldflags "-s -w" $module/{main/bridge,main/loopback,ipam/host-local}@$cni_version
+	CGO_ENABLED=0 go_install "CNI plugins $cni_version" -ldflags "-s -w" "${cni_plugins[@]/#/$module/}"
 }
 
 criu_new_enough() {
@@ -157,7 +159,7 @@ step() {
 	packages) install_packages ;;
 	containerd) need_go && once containerd "$containerd_version" install_containerd ;;
 	runc) need_go && once runc "$runc_version" install_runc ;;
-	cni) need_go && once cni "$cni_version" install_cni ;;
+	cni) need_go && once cni "${cni_plugins[*]}" install_cni ;;
 	criu) once criu "$criu_minimum $OUT" install_criu ;;
 	etcd) once etcd bookworm install_etcd ;;
 	kubernetes) need_go && once kubernetes "$kubernetes_version" install_kubernetes ;;
