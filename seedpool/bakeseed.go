@@ -42,6 +42,7 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 	}
 	if err == nil {
 		p.point("seed tried")
+		s.bounds = o.bounds
 		err = p.count(ctx, s, o.instead)
 	}
 	if err != nil {
@@ -123,7 +124,7 @@ func (p *Pool) describe(id string, o *order, result *bake.Result) *api.SeedMeta 
 			CreatedUnixNanoseconds: time.Now().UnixNano(), ImageBytes: result.ImageBytes,
 			Processes: uint32(result.Processes), Threads: uint32(result.Threads),
 			Key: o.key, LateEnv: r.LateEnv, LateMounts: r.LateMounts, Identity: bake.HasIdentity(result.Spec), AfterWake: r.AfterWake,
-			OwnNamespaces: result.OwnNamespaces,
+			OwnNamespaces: result.OwnNamespaces, Automatic: r.Automatic,
 		},
 		ChainId: r.ChainId, StdioKeys: result.StdioKeys[:], Ready: r.Ready, Phases: result.Phases,
 	}
@@ -163,7 +164,7 @@ func (p *Pool) count(ctx context.Context, s, instead *seed) error {
 	}
 	p.mu.Lock()
 	if old != nil {
-		s.bounds, s.demand = old.bounds, old.demand
+		s.bounds, s.demand, s.used = old.bounds, old.demand, old.used
 	}
 	p.mu.Unlock()
 	err := p.store.replaceSeed(s.meta, oldID, s.bounds)

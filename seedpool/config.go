@@ -61,9 +61,19 @@ type Sweeping struct {
 	Interval Duration `toml:"interval"`
 }
 
-// Keeping says what becomes of seeds that are not right any more.
+// Keeping says what becomes of seeds that are not right any more, and which ones sproutd bakes by itself.
 type Keeping struct {
 	Rebuild bool `toml:"rebuild"`
+	// Auto: of each container that is started cold, not only of those that ask for it.
+	Auto bool `toml:"auto"`
+	// AutoAllow and AutoDeny are globs of names of images; what is denied is not allowed.
+	AutoAllow []string `toml:"auto_allow"`
+	AutoDeny  []string `toml:"auto_deny"`
+	// AutoSpares are those of a seed whose spares are booted: without one it is of no use.
+	AutoSpares int `toml:"auto_spares"`
+	// AutoMax is how many such seeds there may be, AutoUnused for how long one is kept that nothing is started from; 0: for ever.
+	AutoMax    int      `toml:"auto_max"`
+	AutoUnused Duration `toml:"auto_unused"`
 }
 
 // Policy says how pools follow demand, and when spares are given back.
@@ -153,7 +163,7 @@ func Default() Config {
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
-		Seeds:          Keeping{Rebuild: true},
+		Seeds:          Keeping{Rebuild: true, AutoAllow: []string{"*"}, AutoDeny: []string{}, AutoSpares: 1, AutoMax: 16, AutoUnused: Duration(7 * 24 * time.Hour)},
 		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20},
 		GC:             Sweeping{Interval: Duration(time.Hour)},
 	}
@@ -215,7 +225,12 @@ func (c Config) Validate() error {
 	for _, number := range []struct {
 		key             string
 		value, min, max int
-	}{{"idle_shims", c.IdleShims, 0, 1000}, {"refill_parallel", c.RefillParallel, 1, 64}} {
+	}{
+		{"idle_shims", c.IdleShims, 0, 1000},
+		{"refill_parallel", c.RefillParallel, 1, 64},
+		{"seeds.auto_spares", c.Seeds.AutoSpares, 1, 1000},
+		{"seeds.auto_max", c.Seeds.AutoMax, 0, 10000},
+	} {
 		if number.value < number.min || number.value > number.max {
 			return fmt.Errorf("%s = %d: want %d to %d", number.key, number.value, number.min, number.max)
 		}
@@ -231,7 +246,7 @@ func (c Config) Validate() error {
 	for _, d := range []struct {
 		key   string
 		value Duration
-	}{{"pool.max_age", c.Pool.MaxAge}, {"gc.interval", c.GC.Interval}} {
+	}{{"pool.max_age", c.Pool.MaxAge}, {"gc.interval", c.GC.Interval}, {"seeds.auto_unused", c.Seeds.AutoUnused}} {
 		if d.value != 0 && d.value < Duration(time.Second) {
 			return fmt.Errorf("%s = %q: want 0s, or at least 1s", d.key, time.Duration(d.value))
 		}
@@ -313,6 +328,22 @@ enabled = %t
 # true: a seed that is stale, or whose image's name stands for another image now, is baked again as it was baked, in the background. false: a person has to.
 rebuild = %t
 
+# A container that is started cold for want of a seed may have sproutd bake one, in the background and of an instance of its own, so that the next one like it is woken. A
+# container asks for that by annotations: sprout.dev/auto=true (mode prestart) or =clone, sprout.dev/ready=CHECK as in sprout seed bake --ready, by default the one TCP port
+# that its image exposes, and sprout.dev/warmup, late-env and late-mount. true: each does that has no annotation sprout.dev/auto=false.
+auto = %t
+
+# Only of images whose name (docker.io/library/shop:latest) fits one of the first and none of the second; * stands for anything.
+auto_allow = %s
+auto_deny = %s
+
+# Spares of such a seed of mode prestart, which wakes from nothing else.
+auto_spares = %d
+
+# How many such seeds there may be, and after which time one is removed that no container was started from. 0s: never.
+auto_max = %d
+auto_unused = %q
+
 [pool]
 # A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time.
 half_life = %q
@@ -333,5 +364,15 @@ interval = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Containerd, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
 		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild,
+		c.Seeds.Auto, tomlList(c.Seeds.AutoAllow), tomlList(c.Seeds.AutoDeny), c.Seeds.AutoSpares, c.Seeds.AutoMax, time.Duration(c.Seeds.AutoUnused),
 		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(), time.Duration(c.GC.Interval))
+}
+
+// tomlList is a list of strings as the configuration file has it.
+func tomlList(list []string) string {
+	quoted := make([]string, len(list))
+	for n, one := range list {
+		quoted[n] = strconv.Quote(one)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }

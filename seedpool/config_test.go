@@ -53,7 +53,7 @@ func TestASmallImageIsNotShared(t *testing.T) {
 
 func TestAFileThatWasNotAskedForMayBeMissing(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "c.toml")
-	if c, err := LoadConfig(missing, false); err != nil || c != Default() {
+	if c, err := LoadConfig(missing, false); err != nil || !cmp.Equal(c, Default()) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := LoadConfig(missing, true); err == nil {

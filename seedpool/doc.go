@@ -12,6 +12,9 @@
 // That is mode clone. A seed of mode prestart has no image: a layer with nothing in it, the spec, and how its spares are booted, one by one (prestart.go). It is tried
 // like the other, and counts; what changes on the machine does not make it stale, but for sprout itself.
 //
+// A container that was started cold for want of a seed may ask for one by an annotation, or the configuration for it (auto.go): its shim's report of the start is the order, and
+// sproutd bakes one seed after the other, of an instance of its own (autobake.go). Orders are not kept. Such a seed is removed when it is not used for long.
+//
 // A seed belongs to one containerd namespace and is never seen from another. Bad and stale seeds are shown with their reason and never woken. A seed is a
 // cache entry: it may be dropped at any time, and goes with its image.
 //

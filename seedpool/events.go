@@ -19,17 +19,20 @@ const (
 	// EventRebuilding and EventRebuildFailed are about a seed that is baked again because it is not right any more.
 	EventRebuilding    = "rebuilding"
 	EventRebuildFailed = "rebuild-failed"
-	EventSpareReady    = "spare-ready"
-	EventSpareFailed   = "spare-failed"
-	EventEvicting      = "evicting"
-	EventClaimed       = "claimed"
-	EventBound         = "bound"
-	EventDestroying    = "destroying"
-	EventStarted       = "started"
-	EventKeeperEnded   = "keeper-ended"
-	EventAsleep        = "asleep"
-	EventAwake         = "awake"
-	EventMerged        = "merged"
+	// EventAutoBaking and EventAutoFailed are about a seed that a cold start has asked for.
+	EventAutoBaking  = "auto-baking"
+	EventAutoFailed  = "auto-failed"
+	EventSpareReady  = "spare-ready"
+	EventSpareFailed = "spare-failed"
+	EventEvicting    = "evicting"
+	EventClaimed     = "claimed"
+	EventBound       = "bound"
+	EventDestroying  = "destroying"
+	EventStarted     = "started"
+	EventKeeperEnded = "keeper-ended"
+	EventAsleep      = "asleep"
+	EventAwake       = "awake"
+	EventMerged      = "merged"
 )
 
 // movedTo is the event of an instance that has come into a phase.

@@ -21,6 +21,14 @@ import (
 type Images interface {
 	// Image is what a name stands for now; NotFound: nothing.
 	Image(ctx context.Context, namespace, ref string) (Image, error)
+	// Container is what a container was asked for.
+	Container(ctx context.Context, namespace, id string) (Container, error)
+}
+
+// Container is the name of a container's image, and its OCI runtime spec as JSON.
+type Container struct {
+	Image string
+	Spec  []byte
 }
 
 // Image is one image as far as containers depend on it.

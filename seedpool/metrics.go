@@ -20,6 +20,7 @@ type metrics struct {
 	seconds   *prometheus.HistogramVec
 	refills   *prometheus.CounterVec
 	rebuilds  *prometheus.CounterVec
+	automatic *prometheus.CounterVec
 }
 
 // startBuckets reach from a thaw to a slow cold start.
@@ -43,8 +44,11 @@ func newMetrics(p *Pool) *metrics {
 		rebuilds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sprout_rebuild_total", Help: "Seeds that sproutd has baked again by itself, by result (made, failed).",
 		}, []string{"result"}),
+		automatic: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sprout_automatic_total", Help: "Seeds that sproutd has baked of containers that were started cold, by result (made, failed).",
+		}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.starts, m.fallbacks, m.seconds, m.refills, m.rebuilds, &poolCollector{pool: p})
+	m.registry.MustRegister(m.starts, m.fallbacks, m.seconds, m.refills, m.rebuilds, m.automatic, &poolCollector{pool: p})
 	return m
 }
 

@@ -53,6 +53,8 @@ type Pool struct {
 	starts calm
 	// memory says when the machine needs what spares hold.
 	memory memoryGuard
+	// automatic are the seeds that cold starts have asked for.
+	automatic automatic
 	// merging is what ksmd is to do.
 	merging merging
 	// recovered is closed when what an earlier sproutd has left is in order.
@@ -100,6 +102,10 @@ type seed struct {
 	lastError string
 	keeperPID int64
 	fork      forkState
+	// used is when a container was last started from it; none: when it was made.
+	used time.Time
+	// kept is what the row says of used.
+	kept time.Time
 }
 
 // whole says whether images are in its directory, with their memory. What is in the page store is compared by a restore.
@@ -133,7 +139,7 @@ func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages, images Imag
 func newPool(c Config, rootfs Rootfs) *Pool {
 	p := &Pool{
 		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
-		wake: make(chan struct{}, 1), merging: merging{wake: make(chan struct{}, 1)}, recovered: make(chan struct{}),
+		wake: make(chan struct{}, 1), merging: merging{wake: make(chan struct{}, 1)}, automatic: newAutomatic(), recovered: make(chan struct{}),
 		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), young: make(map[string]bool), busy: make(map[string]chan struct{}),
 	}
 	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}
@@ -183,7 +189,7 @@ func (p *Pool) open(ctx context.Context) error {
 		p.tasks.Go(func() { p.refill(p.life) })
 		p.tasks.Go(func() { p.watchMemory(p.life) })
 		p.tasks.Go(func() { p.mergeMemory(p.life) })
-		p.tasks.Go(func() { p.keepFresh(p.life) })
+		p.tasks.Go(func() { p.keepSeeds(p.life) })
 		p.tasks.Go(func() { p.collectRegularly(p.life) })
 		p.keepOrder(p.life)
 	})
@@ -220,7 +226,10 @@ func (p *Pool) loadRows() error {
 }
 
 func (p *Pool) newSeed(m *api.SeedMeta) *seed {
-	return &seed{id: m.Info.Id, namespace: m.Info.Namespace, dir: p.paths.seedDir(m.Info.Id), paged: m.Paged, booted: isBooted(m.Info), meta: m}
+	used := time.Unix(0, max(m.Info.CreatedUnixNanoseconds, m.Info.UsedUnixNanoseconds))
+	return &seed{
+		id: m.Info.Id, namespace: m.Info.Namespace, dir: p.paths.seedDir(m.Info.Id), paged: m.Paged, booted: isBooted(m.Info), meta: m, used: used, kept: used,
+	}
 }
 
 // judge says of a ready seed whether this machine can wake it. That is not kept: it may be true again after the next boot.

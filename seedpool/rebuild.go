@@ -26,20 +26,36 @@ const (
 	longestRebuildPause = time.Hour
 )
 
-// keepFresh bakes seeds again that are not right any more, one after the other, until ctx ends.
-func (p *Pool) keepFresh(ctx context.Context) {
-	if !p.config.Seeds.Rebuild {
-		return
-	}
+// keepSeeds bakes what nobody waits for, one after the other, until ctx ends: seeds that are not right any more, and those that cold starts have asked for.
+func (p *Pool) keepSeeds(ctx context.Context) {
 	for {
-		again := time.NewTimer(p.rebuildNext(ctx, time.Now()))
+		now := time.Now()
+		p.keepUsed(ctx)
+		p.dropUnused(ctx, now)
+		again := time.NewTimer(p.bakeNext(ctx, now))
 		select {
 		case <-ctx.Done():
 			again.Stop()
 			return
+		case <-p.automatic.wake:
 		case <-again.C:
 		}
 	}
+}
+
+// bakeNext bakes one seed, if one is due, and says when to look for another, as rebuildNext does.
+func (p *Pool) bakeNext(ctx context.Context, now time.Time) (pause time.Duration) {
+	if o := p.automatic.next(); o != nil {
+		if !p.restful(ctx, now) {
+			return untilRest
+		}
+		p.bakeAutomatically(ctx, o)
+		return 0
+	}
+	if !p.config.Seeds.Rebuild {
+		return rebuildEvery
+	}
+	return p.rebuildNext(ctx, now)
 }
 
 // rebuildNext bakes the next seed again that is due, stale ones first, and says when to look for another; 0: at once, it has baked one, or tried to.
@@ -161,21 +177,26 @@ func (p *Pool) rebuild(ctx context.Context, s *seed, r *api.BakeRequest, why str
 // rebuildFailed notes that a seed could not be baked again, so that it is not tried all the time, and whoever inspects it sees why.
 func (p *Pool) rebuildFailed(ctx context.Context, s *seed, why string, err error) {
 	p.metrics.rebuilds.WithLabelValues("failed").Inc()
-	text := err.Error()
-	if failed, ok := errors.AsType[*bake.Error](err); ok {
-		text = failed.Report()
-	}
+	text := bakeReport(err)
 	kept := p.noteRebuild(s, func(r *api.Rebuild) {
 		r.Failures++
 		pause := backoff(int(r.Failures), firstRebuildPause, longestRebuildPause)
 		r.Error, r.AgainUnixNanoseconds = text, time.Now().Add(pause).UnixNano()
 	})
-	if err := p.store.noteRebuild(s.id, kept); err != nil {
+	if err := p.store.editSeed(s.id, func(info *api.SeedInfo) { info.Rebuild = kept }); err != nil {
 		log.G(ctx).WithError(err).WithField("seed", s.id).Warn("note rebuild")
 	}
 	info := p.metaOf(s).Info
 	p.events.tell(&api.Event{Kind: EventRebuildFailed, Namespace: info.Namespace, Seed: info.Name, Detail: fmt.Sprintf("%s: %s", why, text)})
 	log.G(ctx).WithError(err).WithFields(log.Fields{"ns": info.Namespace, "seed": info.Name, "failures": kept.Failures}).Warn("bake seed again")
+}
+
+// bakeReport is why a bake failed, with the app's and CRIU's own words.
+func bakeReport(err error) string {
+	if failed, ok := errors.AsType[*bake.Error](err); ok {
+		return failed.Report()
+	}
+	return err.Error()
 }
 
 // noteRebuild changes what is known of a seed's rebuild, in memory.

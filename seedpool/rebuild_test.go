@@ -23,11 +23,16 @@ import (
 
 // testImages stands for containerd: what one image is, or why that cannot be said.
 type testImages struct {
-	image Image
-	err   error
+	image     Image
+	container Container
+	err       error
 }
 
 func (i *testImages) Image(context.Context, string, string) (Image, error) { return i.image, i.err }
+
+func (i *testImages) Container(context.Context, string, string) (Container, error) {
+	return i.container, i.err
+}
 
 var oldImage = Image{ChainID: "sha256:image", Config: ocispec.ImageConfig{Cmd: []string{"python3", "server.py"}, WorkingDir: "/app", Env: []string{"PATH=/bin"}}}
 

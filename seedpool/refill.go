@@ -290,7 +290,8 @@ func (p *Pool) noteDemand(seedID string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s := p.seeds[seedID]; s != nil {
-		s.demand.note(time.Now(), time.Duration(p.config.Pool.HalfLife))
+		s.used = time.Now()
+		s.demand.note(s.used, time.Duration(p.config.Pool.HalfLife))
 		p.stir()
 	}
 }

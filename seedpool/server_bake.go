@@ -31,6 +31,7 @@ func (s *service) Bake(ctx context.Context, r *api.BakeRequest, stream api.Seeds
 		return err
 	}
 	defer done()
+	r.Automatic = false
 	s.pool.noteImage(ctx, r)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -58,6 +59,8 @@ type order struct {
 	key     *api.Key
 	ready   bake.Readiness
 	tell    func(*api.BakeEvent)
+	// bounds are those of its pool, unless it takes another seed's.
+	bounds spareBounds
 	// instead is the seed that the new one is to replace, and nothing else; nil: whatever has its name.
 	instead *seed
 }

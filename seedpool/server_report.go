@@ -9,7 +9,7 @@ import (
 )
 
 // Report implements api.PoolService. A container that has started on another rung has no use for what was claimed for it: its shim had given up waiting.
-func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty, err error) {
+func (s *service) Report(ctx context.Context, r *api.ReportRequest) (_ *api.ReportResponse, err error) {
 	defer func() { err = toGRPC("report start", err) }()
 	start := r.Start
 	if start == nil {
@@ -22,7 +22,9 @@ func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty,
 	p.metrics.started(start)
 	p.noteDemand(start.Seed)
 	p.tellStart(start)
+	answer := &api.ReportResponse{}
 	if Rung(start.Rung) == RungCold {
+		answer.Automatic = p.seedForNext(ctx, r)
 		p.tasks.Go(func() {
 			unlock, err := p.lockContainer(p.life, start.Namespace, start.Id)
 			if err != nil {
@@ -32,5 +34,5 @@ func (s *service) Report(_ context.Context, r *api.ReportRequest) (_ *api.Empty,
 			p.abandoned(p.life, claimant{namespace: start.Namespace, container: start.Id})
 		})
 	}
-	return &api.Empty{}, nil
+	return answer, nil
 }

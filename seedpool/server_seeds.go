@@ -35,6 +35,9 @@ func (s *service) ListSeeds(_ context.Context, r *api.ListSeedsRequest) (_ *api.
 // seedLocked is what is told of a seed, with the counts of its pool. The caller holds Pool.mu.
 func (p *Pool) seedLocked(s *seed) *api.SeedInfo {
 	info := proto.CloneOf(s.meta.Info)
+	if used := s.used.UnixNano(); used > info.CreatedUnixNanoseconds {
+		info.UsedUnixNanoseconds = used
+	}
 	info.SparesWant, info.SparesReady = uint32(p.wantedLocked(s, time.Now())), uint32(len(s.ready))
 	return info
 }

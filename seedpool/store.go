@@ -147,8 +147,8 @@ func (s *store) putSeed(m *api.SeedMeta) error {
 	return nil
 }
 
-// noteRebuild writes into the row of a seed how it goes with baking it again. The rest of the row is left as it is: what is stale in memory is not in the row.
-func (s *store) noteRebuild(id string, r *api.Rebuild) error {
+// editSeed changes what the row of a seed says. The rest of the row is left as it is: what is stale in memory is not in the row.
+func (s *store) editSeed(id string, edit func(*api.SeedInfo)) error {
 	err := s.state.Update(func(tx *bolt.Tx) error {
 		m := new(api.SeedMeta)
 		data := tx.Bucket(bucketSeeds).Get([]byte(id))
@@ -158,7 +158,7 @@ func (s *store) noteRebuild(id string, r *api.Rebuild) error {
 		if err := proto.Unmarshal(data, m); err != nil {
 			return err
 		}
-		m.Info.Rebuild = r
+		edit(m.Info)
 		return put(tx, bucketSeeds, id, m)
 	})
 	if err != nil {

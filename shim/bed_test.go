@@ -595,11 +595,11 @@ func (p *bedPool) Discard(ctx context.Context, r *api.DiscardRequest) (*api.Empt
 	return &api.Empty{}, errgrpc.ToGRPC(group.Remove())
 }
 
-func (p *bedPool) Report(_ context.Context, r *api.ReportRequest) (*api.Empty, error) {
+func (p *bedPool) Report(_ context.Context, r *api.ReportRequest) (*api.ReportResponse, error) {
 	if p.reported != nil {
 		p.reported <- r.Start
 	}
-	return &api.Empty{}, nil
+	return &api.ReportResponse{}, nil
 }
 
 // release closes the keeper's ends of an instance's pipes.

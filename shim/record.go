@@ -24,6 +24,8 @@ const reportTimeout = 5 * time.Second
 // It is a file for `sprout explain`, a report to sproutd and one Info line, all after Start has returned.
 type startRecord struct {
 	paths seedpool.Paths
+	// annotations are those of the container that are for sproutd.
+	annotations map[string]string
 
 	mu      sync.Mutex
 	start   *api.Start    // +checklocks:mu
@@ -182,8 +184,18 @@ func (r *startRecord) deliver(ctx context.Context) {
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("write start record")
 	}
-	if err := report(ctx, r.paths, start); err != nil {
+	automatic, err := report(ctx, r.paths, &api.ReportRequest{Start: start, Annotations: r.annotations})
+	if err != nil {
 		log.G(ctx).WithError(err).Debug("report start to sproutd")
+	}
+	if automatic == "" {
+		return
+	}
+	r.mu.Lock()
+	r.start.Automatic = automatic
+	r.mu.Unlock()
+	if _, err := r.write(); err != nil {
+		log.G(ctx).WithError(err).Warn("write start record")
 	}
 }
 
@@ -206,14 +218,15 @@ func (r *startRecord) write() (*api.Start, error) {
 	return start, writeFile(file, data)
 }
 
-func report(ctx context.Context, paths seedpool.Paths, start *api.Start) error {
+// report hands a record to sproutd, which says whether a seed is baked for later starts.
+func report(ctx context.Context, paths seedpool.Paths, r *api.ReportRequest) (automatic string, err error) {
 	client, err := seedpool.Dial(ctx, paths.APISocket())
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer client.Close()
-	_, err = client.Pool.Report(ctx, &api.ReportRequest{Start: start})
-	return err
+	answer, err := client.Pool.Report(ctx, r)
+	return answer.GetAutomatic(), err
 }
 
 // remove takes the record's file away with its task.

@@ -171,6 +171,7 @@ func (w *wake) read() (err error) {
 	}
 	w.req = request{terminal: w.ask.Terminal, checkpoint: w.ask.Checkpoint != "", systemd: w.options.SystemdCgroup}
 	w.req.readNamespaces(w.spec)
+	w.record.annotations = seedpool.OwnAnnotations(w.spec)
 	if w.bundle.keyErr != nil {
 		w.req.unkeyed = w.bundle.keyErr.Error()
 	}

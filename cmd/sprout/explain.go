@@ -70,6 +70,9 @@ func explain(w io.Writer, s *api.Start) error {
 		}
 		explainHints(w, s.Fallbacks)
 	}
+	if s.Automatic != "" {
+		fmt.Fprintln(w, "automatic:", s.Automatic)
+	}
 	if err := explainPhases(w, "AHEAD MS", s.Ahead); err != nil {
 		return err
 	}

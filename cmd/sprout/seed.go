@@ -40,8 +40,12 @@ func seedRow(s *api.SeedInfo) []string {
 	if s.Reason != "" {
 		phase += " (" + s.Reason + ")"
 	}
+	mode := s.Mode
+	if s.Automatic {
+		mode += " (automatic)"
+	}
 	return []string{
-		s.Namespace, s.Name, s.Id, s.Image, s.Mode, phase, bytesText(s.ImageBytes + s.RootfsBytes),
+		s.Namespace, s.Name, s.Id, s.Image, mode, phase, bytesText(s.ImageBytes + s.RootfsBytes),
 		fmt.Sprintf("%d/%d", s.SparesReady, s.SparesWant), age(s.CreatedUnixNanoseconds),
 	}
 }

@@ -53,6 +53,7 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"mode", s.Mode},
 		{"phase", phase},
 		{"created", time.Unix(0, s.CreatedUnixNanoseconds).Format(time.RFC3339)},
+		{"used", usedText(s)},
 		{"spares", fmt.Sprintf("%d of %d ready", s.SparesReady, s.SparesWant)},
 		{"late env", strings.Join(s.LateEnv, " ")},
 		{"late mounts", strings.Join(s.LateMounts, " ")},
@@ -60,6 +61,9 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		{"key parts", names(s.Key.GetParts())},
 		{"key env", names(s.Key.GetEnv())},
 		{"key mounts", names(s.Key.GetMounts())},
+	}
+	if s.Automatic {
+		rows = append(rows, []string{"automatic", "baked by sproutd of a container that was started cold; removed when unused for long"})
 	}
 	if s.Rebuild != nil {
 		rows = append(rows, []string{"rebuild", rebuildText(s.Rebuild)})
@@ -77,6 +81,14 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 		rows = append(rows, []string{"merging", s.Merging})
 	}
 	return table(cmd.Root().Writer, "SEED "+s.Name, rows)
+}
+
+// usedText says when a container was last started from a seed.
+func usedText(s *api.SeedInfo) string {
+	if s.UsedUnixNanoseconds == 0 {
+		return "never"
+	}
+	return age(s.UsedUnixNanoseconds) + " ago"
 }
 
 // rebuildText says how it goes with baking a seed again.

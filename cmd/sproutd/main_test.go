@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,7 +203,7 @@ func TestTheDefaultConfigurationIsPrintedAndAccepted(t *testing.T) {
 	if err := os.WriteFile(file, out, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := seedpool.LoadConfig(file, true); err != nil || c != seedpool.Default() {
+	if c, err := seedpool.LoadConfig(file, true); err != nil || !reflect.DeepEqual(c, seedpool.Default()) {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

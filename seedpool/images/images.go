@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/v2/core/content"
@@ -41,6 +42,15 @@ func Connect(socket string) (*Containerd, error) {
 
 // Close ends the connection.
 func (c *Containerd) Close() error { return c.conn.Close() }
+
+// Container implements seedpool.Images.
+func (c *Containerd) Container(ctx context.Context, namespace, id string) (seedpool.Container, error) {
+	found, err := containersapi.NewContainersClient(c.conn).Get(namespaces.WithNamespace(ctx, namespace), &containersapi.GetContainerRequest{ID: id})
+	if err != nil {
+		return seedpool.Container{}, fmt.Errorf("get container %s: %w", id, errgrpc.ToNative(err))
+	}
+	return seedpool.Container{Image: found.GetContainer().GetImage(), Spec: found.GetContainer().GetSpec().GetValue()}, nil
+}
 
 // Image implements seedpool.Images.
 func (c *Containerd) Image(ctx context.Context, namespace, ref string) (seedpool.Image, error) {

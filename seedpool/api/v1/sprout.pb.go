@@ -1636,7 +1636,9 @@ type Start struct {
 	// What has become of it by sleeping; none: it never slept.
 	Rest *Rest `protobuf:"bytes,12,opt,name=rest,proto3" json:"rest,omitempty"`
 	// That of the seed; empty: it was started cold.
-	Mode          string `protobuf:"bytes,13,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode string `protobuf:"bytes,13,opt,name=mode,proto3" json:"mode,omitempty"`
+	// As in ReportResponse.
+	Automatic     string `protobuf:"bytes,14,opt,name=automatic,proto3" json:"automatic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1762,6 +1764,13 @@ func (x *Start) GetMode() string {
 	return ""
 }
 
+func (x *Start) GetAutomatic() string {
+	if x != nil {
+		return x.Automatic
+	}
+	return ""
+}
+
 // Rest is what a container has slept.
 type Rest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1852,8 +1861,10 @@ func (x *Rest) GetFull() uint64 {
 }
 
 type ReportRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Start         *Start                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start *Start                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Those of the container that are for sprout.
+	Annotations   map[string]string `protobuf:"bytes,2,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1895,6 +1906,58 @@ func (x *ReportRequest) GetStart() *Start {
 	return nil
 }
 
+func (x *ReportRequest) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+type ReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For people: what becomes of a seed that the container could have been started from; empty: nobody wants one.
+	Automatic     string `protobuf:"bytes,1,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResponse) Reset() {
+	*x = ReportResponse{}
+	mi := &file_sprout_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResponse) ProtoMessage() {}
+
+func (x *ReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
+func (*ReportResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReportResponse) GetAutomatic() string {
+	if x != nil {
+		return x.Automatic
+	}
+	return ""
+}
+
 type SeedRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Containerd namespace: seeds are never seen from another.
@@ -1907,7 +1970,7 @@ type SeedRef struct {
 
 func (x *SeedRef) Reset() {
 	*x = SeedRef{}
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +1982,7 @@ func (x *SeedRef) String() string {
 func (*SeedRef) ProtoMessage() {}
 
 func (x *SeedRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[25]
+	mi := &file_sprout_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +1995,7 @@ func (x *SeedRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedRef.ProtoReflect.Descriptor instead.
 func (*SeedRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{25}
+	return file_sprout_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SeedRef) GetNamespace() string {
@@ -1985,14 +2048,18 @@ type SeedInfo struct {
 	// How the memory of its spares is merged, in words; empty: it is not. Told by InspectSeed only.
 	Merging string `protobuf:"bytes,24,opt,name=merging,proto3" json:"merging,omitempty"`
 	// It is to be baked again by sproutd: how that has gone so far; none: it is as it should be, or nobody has tried.
-	Rebuild       *Rebuild `protobuf:"bytes,25,opt,name=rebuild,proto3" json:"rebuild,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rebuild *Rebuild `protobuf:"bytes,25,opt,name=rebuild,proto3" json:"rebuild,omitempty"`
+	// It was baked by sproutd, of a container that was started cold.
+	Automatic bool `protobuf:"varint,26,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// When a container was last started from it, to the hour if sproutd was restarted since; 0: none was.
+	UsedUnixNanoseconds int64 `protobuf:"varint,27,opt,name=used_unix_nanoseconds,json=usedUnixNanoseconds,proto3" json:"used_unix_nanoseconds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *SeedInfo) Reset() {
 	*x = SeedInfo{}
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2071,7 @@ func (x *SeedInfo) String() string {
 func (*SeedInfo) ProtoMessage() {}
 
 func (x *SeedInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[26]
+	mi := &file_sprout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2084,7 @@ func (x *SeedInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedInfo.ProtoReflect.Descriptor instead.
 func (*SeedInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{26}
+	return file_sprout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SeedInfo) GetId() string {
@@ -2195,6 +2262,20 @@ func (x *SeedInfo) GetRebuild() *Rebuild {
 	return nil
 }
 
+func (x *SeedInfo) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+func (x *SeedInfo) GetUsedUnixNanoseconds() int64 {
+	if x != nil {
+		return x.UsedUnixNanoseconds
+	}
+	return 0
+}
+
 // Rebuild is what has become of sproutd's attempts to bake a seed again.
 type Rebuild struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2210,7 +2291,7 @@ type Rebuild struct {
 
 func (x *Rebuild) Reset() {
 	*x = Rebuild{}
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2303,7 @@ func (x *Rebuild) String() string {
 func (*Rebuild) ProtoMessage() {}
 
 func (x *Rebuild) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[27]
+	mi := &file_sprout_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2316,7 @@ func (x *Rebuild) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rebuild.ProtoReflect.Descriptor instead.
 func (*Rebuild) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{27}
+	return file_sprout_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Rebuild) GetRunning() bool {
@@ -2283,7 +2364,7 @@ type AfterWake struct {
 
 func (x *AfterWake) Reset() {
 	*x = AfterWake{}
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2376,7 @@ func (x *AfterWake) String() string {
 func (*AfterWake) ProtoMessage() {}
 
 func (x *AfterWake) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[28]
+	mi := &file_sprout_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2389,7 @@ func (x *AfterWake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterWake.ProtoReflect.Descriptor instead.
 func (*AfterWake) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{28}
+	return file_sprout_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AfterWake) GetKind() string {
@@ -2356,7 +2437,7 @@ type PagesUsage struct {
 
 func (x *PagesUsage) Reset() {
 	*x = PagesUsage{}
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +2449,7 @@ func (x *PagesUsage) String() string {
 func (*PagesUsage) ProtoMessage() {}
 
 func (x *PagesUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[29]
+	mi := &file_sprout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +2462,7 @@ func (x *PagesUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PagesUsage.ProtoReflect.Descriptor instead.
 func (*PagesUsage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{29}
+	return file_sprout_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PagesUsage) GetPages() uint64 {
@@ -2448,7 +2529,7 @@ type SeedMeta struct {
 
 func (x *SeedMeta) Reset() {
 	*x = SeedMeta{}
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2541,7 @@ func (x *SeedMeta) String() string {
 func (*SeedMeta) ProtoMessage() {}
 
 func (x *SeedMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[30]
+	mi := &file_sprout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2554,7 @@ func (x *SeedMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedMeta.ProtoReflect.Descriptor instead.
 func (*SeedMeta) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{30}
+	return file_sprout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SeedMeta) GetInfo() *SeedInfo {
@@ -2542,7 +2623,7 @@ type Boot struct {
 
 func (x *Boot) Reset() {
 	*x = Boot{}
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2635,7 @@ func (x *Boot) String() string {
 func (*Boot) ProtoMessage() {}
 
 func (x *Boot) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[31]
+	mi := &file_sprout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2648,7 @@ func (x *Boot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Boot.ProtoReflect.Descriptor instead.
 func (*Boot) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{31}
+	return file_sprout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Boot) GetReady() *Readiness {
@@ -2619,7 +2700,7 @@ type PoolRow struct {
 
 func (x *PoolRow) Reset() {
 	*x = PoolRow{}
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2712,7 @@ func (x *PoolRow) String() string {
 func (*PoolRow) ProtoMessage() {}
 
 func (x *PoolRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[32]
+	mi := &file_sprout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2725,7 @@ func (x *PoolRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolRow.ProtoReflect.Descriptor instead.
 func (*PoolRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{32}
+	return file_sprout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PoolRow) GetWant() uint32 {
@@ -2694,7 +2775,7 @@ type InstanceRow struct {
 
 func (x *InstanceRow) Reset() {
 	*x = InstanceRow{}
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2787,7 @@ func (x *InstanceRow) String() string {
 func (*InstanceRow) ProtoMessage() {}
 
 func (x *InstanceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[33]
+	mi := &file_sprout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2800,7 @@ func (x *InstanceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRow.ProtoReflect.Descriptor instead.
 func (*InstanceRow) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{33}
+	return file_sprout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InstanceRow) GetInstance() *Instance {
@@ -2816,7 +2897,7 @@ type Sleeping struct {
 
 func (x *Sleeping) Reset() {
 	*x = Sleeping{}
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +2909,7 @@ func (x *Sleeping) String() string {
 func (*Sleeping) ProtoMessage() {}
 
 func (x *Sleeping) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[34]
+	mi := &file_sprout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +2922,7 @@ func (x *Sleeping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sleeping.ProtoReflect.Descriptor instead.
 func (*Sleeping) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{34}
+	return file_sprout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Sleeping) GetWhole() bool {
@@ -2896,7 +2977,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +2989,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[35]
+	mi := &file_sprout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3002,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{35}
+	return file_sprout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Refusal) GetReason() string {
@@ -2944,7 +3025,7 @@ type Readiness struct {
 
 func (x *Readiness) Reset() {
 	*x = Readiness{}
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3037,7 @@ func (x *Readiness) String() string {
 func (*Readiness) ProtoMessage() {}
 
 func (x *Readiness) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[36]
+	mi := &file_sprout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3050,7 @@ func (x *Readiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Readiness.ProtoReflect.Descriptor instead.
 func (*Readiness) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{36}
+	return file_sprout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Readiness) GetKind() string {
@@ -3015,14 +3096,16 @@ type BakeRequest struct {
 	// What the image says about containers, as JSON: the spec was made from it. Filled in by sproutd; empty: it is not known.
 	ImageConfig []byte `protobuf:"bytes,14,opt,name=image_config,json=imageConfig,proto3" json:"image_config,omitempty"`
 	// Of mode clone: variables and mounts that look secret may end in the memory image.
-	AllowSecrets  bool `protobuf:"varint,15,opt,name=allow_secrets,json=allowSecrets,proto3" json:"allow_secrets,omitempty"`
+	AllowSecrets bool `protobuf:"varint,15,opt,name=allow_secrets,json=allowSecrets,proto3" json:"allow_secrets,omitempty"`
+	// It is sproutd's own, of a container that was started cold.
+	Automatic     bool `protobuf:"varint,16,opt,name=automatic,proto3" json:"automatic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BakeRequest) Reset() {
 	*x = BakeRequest{}
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3117,7 @@ func (x *BakeRequest) String() string {
 func (*BakeRequest) ProtoMessage() {}
 
 func (x *BakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[37]
+	mi := &file_sprout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3130,7 @@ func (x *BakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeRequest.ProtoReflect.Descriptor instead.
 func (*BakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{37}
+	return file_sprout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BakeRequest) GetNamespace() string {
@@ -3155,6 +3238,13 @@ func (x *BakeRequest) GetAllowSecrets() bool {
 	return false
 }
 
+func (x *BakeRequest) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
 type BakeEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// boot, ready, warmup, dump, store, verify, done.
@@ -3169,7 +3259,7 @@ type BakeEvent struct {
 
 func (x *BakeEvent) Reset() {
 	*x = BakeEvent{}
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3271,7 @@ func (x *BakeEvent) String() string {
 func (*BakeEvent) ProtoMessage() {}
 
 func (x *BakeEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[38]
+	mi := &file_sprout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3284,7 @@ func (x *BakeEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BakeEvent.ProtoReflect.Descriptor instead.
 func (*BakeEvent) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{38}
+	return file_sprout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BakeEvent) GetStep() string {
@@ -3242,7 +3332,7 @@ type ListSeedsRequest struct {
 
 func (x *ListSeedsRequest) Reset() {
 	*x = ListSeedsRequest{}
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3344,7 @@ func (x *ListSeedsRequest) String() string {
 func (*ListSeedsRequest) ProtoMessage() {}
 
 func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[39]
+	mi := &file_sprout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3357,7 @@ func (x *ListSeedsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsRequest.ProtoReflect.Descriptor instead.
 func (*ListSeedsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{39}
+	return file_sprout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSeedsRequest) GetNamespace() string {
@@ -3286,7 +3376,7 @@ type ListSeedsResponse struct {
 
 func (x *ListSeedsResponse) Reset() {
 	*x = ListSeedsResponse{}
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3388,7 @@ func (x *ListSeedsResponse) String() string {
 func (*ListSeedsResponse) ProtoMessage() {}
 
 func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[40]
+	mi := &file_sprout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3401,7 @@ func (x *ListSeedsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSeedsResponse.ProtoReflect.Descriptor instead.
 func (*ListSeedsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{40}
+	return file_sprout_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListSeedsResponse) GetSeeds() []*SeedInfo {
@@ -3332,7 +3422,7 @@ type VerifySeedResponse struct {
 
 func (x *VerifySeedResponse) Reset() {
 	*x = VerifySeedResponse{}
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3344,7 +3434,7 @@ func (x *VerifySeedResponse) String() string {
 func (*VerifySeedResponse) ProtoMessage() {}
 
 func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[41]
+	mi := &file_sprout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3357,7 +3447,7 @@ func (x *VerifySeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifySeedResponse.ProtoReflect.Descriptor instead.
 func (*VerifySeedResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{41}
+	return file_sprout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifySeedResponse) GetFiles() uint64 {
@@ -3396,7 +3486,7 @@ type SetPoolRequest struct {
 
 func (x *SetPoolRequest) Reset() {
 	*x = SetPoolRequest{}
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3498,7 @@ func (x *SetPoolRequest) String() string {
 func (*SetPoolRequest) ProtoMessage() {}
 
 func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[42]
+	mi := &file_sprout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3511,7 @@ func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
 func (*SetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{42}
+	return file_sprout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetPoolRequest) GetNamespace() string {
@@ -3483,7 +3573,7 @@ type PoolInfo struct {
 
 func (x *PoolInfo) Reset() {
 	*x = PoolInfo{}
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3585,7 @@ func (x *PoolInfo) String() string {
 func (*PoolInfo) ProtoMessage() {}
 
 func (x *PoolInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[43]
+	mi := &file_sprout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3598,7 @@ func (x *PoolInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolInfo.ProtoReflect.Descriptor instead.
 func (*PoolInfo) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{43}
+	return file_sprout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PoolInfo) GetNamespace() string {
@@ -3618,7 +3708,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3630,7 +3720,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[44]
+	mi := &file_sprout_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3643,7 +3733,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{44}
+	return file_sprout_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListPoolsRequest) GetNamespace() string {
@@ -3662,7 +3752,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3674,7 +3764,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[45]
+	mi := &file_sprout_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3687,7 +3777,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{45}
+	return file_sprout_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListPoolsResponse) GetPools() []*PoolInfo {
@@ -3708,7 +3798,7 @@ type ListStartsRequest struct {
 
 func (x *ListStartsRequest) Reset() {
 	*x = ListStartsRequest{}
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3720,7 +3810,7 @@ func (x *ListStartsRequest) String() string {
 func (*ListStartsRequest) ProtoMessage() {}
 
 func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[46]
+	mi := &file_sprout_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3733,7 +3823,7 @@ func (x *ListStartsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsRequest.ProtoReflect.Descriptor instead.
 func (*ListStartsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{46}
+	return file_sprout_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListStartsRequest) GetNamespace() string {
@@ -3759,7 +3849,7 @@ type ListStartsResponse struct {
 
 func (x *ListStartsResponse) Reset() {
 	*x = ListStartsResponse{}
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +3861,7 @@ func (x *ListStartsResponse) String() string {
 func (*ListStartsResponse) ProtoMessage() {}
 
 func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[47]
+	mi := &file_sprout_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +3874,7 @@ func (x *ListStartsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStartsResponse.ProtoReflect.Descriptor instead.
 func (*ListStartsResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{47}
+	return file_sprout_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListStartsResponse) GetStarts() []*Start {
@@ -3804,7 +3894,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3816,7 +3906,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[48]
+	mi := &file_sprout_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3829,7 +3919,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{48}
+	return file_sprout_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *EventsRequest) GetNamespace() string {
@@ -3863,7 +3953,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +3965,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[49]
+	mi := &file_sprout_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +3978,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{49}
+	return file_sprout_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Event) GetAtUnixNanoseconds() int64 {
@@ -3964,7 +4054,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4066,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[50]
+	mi := &file_sprout_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4079,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{50}
+	return file_sprout_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CollectRequest) GetDryRun() bool {
@@ -4008,7 +4098,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4110,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[51]
+	mi := &file_sprout_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4123,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{51}
+	return file_sprout_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CollectResponse) GetGarbage() []*Garbage {
@@ -4056,7 +4146,7 @@ type Garbage struct {
 
 func (x *Garbage) Reset() {
 	*x = Garbage{}
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4158,7 @@ func (x *Garbage) String() string {
 func (*Garbage) ProtoMessage() {}
 
 func (x *Garbage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[52]
+	mi := &file_sprout_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4171,7 @@ func (x *Garbage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Garbage.ProtoReflect.Descriptor instead.
 func (*Garbage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{52}
+	return file_sprout_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Garbage) GetKind() string {
@@ -4108,7 +4198,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4210,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[53]
+	mi := &file_sprout_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4223,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{53}
+	return file_sprout_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UsageRequest) GetNamespace() string {
@@ -4152,7 +4242,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4254,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[54]
+	mi := &file_sprout_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4267,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{54}
+	return file_sprout_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UsageResponse) GetUsages() []*Usage {
@@ -4214,7 +4304,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4316,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[55]
+	mi := &file_sprout_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4329,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{55}
+	return file_sprout_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Usage) GetNamespace() string {
@@ -4323,7 +4413,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4425,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[56]
+	mi := &file_sprout_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4438,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{56}
+	return file_sprout_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4381,7 +4471,7 @@ type InstanceRef struct {
 
 func (x *InstanceRef) Reset() {
 	*x = InstanceRef{}
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4483,7 @@ func (x *InstanceRef) String() string {
 func (*InstanceRef) ProtoMessage() {}
 
 func (x *InstanceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[57]
+	mi := &file_sprout_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4496,7 @@ func (x *InstanceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceRef.ProtoReflect.Descriptor instead.
 func (*InstanceRef) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{57}
+	return file_sprout_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *InstanceRef) GetId() string {
@@ -4452,7 +4542,7 @@ type MakeRequest struct {
 
 func (x *MakeRequest) Reset() {
 	*x = MakeRequest{}
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +4554,7 @@ func (x *MakeRequest) String() string {
 func (*MakeRequest) ProtoMessage() {}
 
 func (x *MakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[58]
+	mi := &file_sprout_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +4567,7 @@ func (x *MakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeRequest.ProtoReflect.Descriptor instead.
 func (*MakeRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{58}
+	return file_sprout_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *MakeRequest) GetId() string {
@@ -4612,7 +4702,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4624,7 +4714,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[59]
+	mi := &file_sprout_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4637,7 +4727,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{59}
+	return file_sprout_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DumpRequest) GetId() string {
@@ -4701,7 +4791,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_sprout_proto_msgTypes[60]
+	mi := &file_sprout_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4713,7 +4803,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[60]
+	mi := &file_sprout_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4726,7 +4816,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{60}
+	return file_sprout_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DumpResponse) GetBytes() uint64 {
@@ -4762,7 +4852,7 @@ type TemplatePlace struct {
 
 func (x *TemplatePlace) Reset() {
 	*x = TemplatePlace{}
-	mi := &file_sprout_proto_msgTypes[61]
+	mi := &file_sprout_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4774,7 +4864,7 @@ func (x *TemplatePlace) String() string {
 func (*TemplatePlace) ProtoMessage() {}
 
 func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[61]
+	mi := &file_sprout_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4787,7 +4877,7 @@ func (x *TemplatePlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplatePlace.ProtoReflect.Descriptor instead.
 func (*TemplatePlace) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{61}
+	return file_sprout_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TemplatePlace) GetDir() string {
@@ -4816,7 +4906,7 @@ type MakeResponse struct {
 
 func (x *MakeResponse) Reset() {
 	*x = MakeResponse{}
-	mi := &file_sprout_proto_msgTypes[62]
+	mi := &file_sprout_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4828,7 +4918,7 @@ func (x *MakeResponse) String() string {
 func (*MakeResponse) ProtoMessage() {}
 
 func (x *MakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[62]
+	mi := &file_sprout_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4841,7 +4931,7 @@ func (x *MakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeResponse.ProtoReflect.Descriptor instead.
 func (*MakeResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{62}
+	return file_sprout_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *MakeResponse) GetInstance() *Instance {
@@ -4876,7 +4966,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_sprout_proto_msgTypes[63]
+	mi := &file_sprout_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4888,7 +4978,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sprout_proto_msgTypes[63]
+	mi := &file_sprout_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4901,7 +4991,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_sprout_proto_rawDescGZIP(), []int{63}
+	return file_sprout_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -5056,7 +5146,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\x04rung\x18\x01 \x01(\tR\x04rung\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12 \n" +
-	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\x9b\x03\n" +
+	"\vnanoseconds\x18\x04 \x01(\x03R\vnanoseconds\"\xb9\x03\n" +
 	"\x05Start\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -5071,19 +5161,26 @@ const file_sprout_proto_rawDesc = "" +
 	" \x03(\v2\x10.sprout.v1.PhaseR\x05ahead\x12!\n" +
 	"\fshim_address\x18\v \x01(\tR\vshimAddress\x12#\n" +
 	"\x04rest\x18\f \x01(\v2\x0f.sprout.v1.RestR\x04rest\x12\x12\n" +
-	"\x04mode\x18\r \x01(\tR\x04mode\"\xb8\x01\n" +
+	"\x04mode\x18\r \x01(\tR\x04mode\x12\x1c\n" +
+	"\tautomatic\x18\x0e \x01(\tR\tautomatic\"\xb8\x01\n" +
 	"\x04Rest\x12\x16\n" +
 	"\x06asleep\x18\x01 \x01(\bR\x06asleep\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12.\n" +
 	"\x13at_unix_nanoseconds\x18\x03 \x01(\x03R\x11atUnixNanoseconds\x12(\n" +
 	"\x06phases\x18\x04 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
 	"\x05wakes\x18\x05 \x01(\rR\x05wakes\x12\x12\n" +
-	"\x04full\x18\x06 \x01(\x04R\x04full\"7\n" +
+	"\x04full\x18\x06 \x01(\x04R\x04full\"\xc4\x01\n" +
 	"\rReportRequest\x12&\n" +
-	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\";\n" +
+	"\x05start\x18\x01 \x01(\v2\x10.sprout.v1.StartR\x05start\x12K\n" +
+	"\vannotations\x18\x02 \x03(\v2).sprout.v1.ReportRequest.AnnotationsEntryR\vannotations\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\x0eReportResponse\x12\x1c\n" +
+	"\tautomatic\x18\x01 \x01(\tR\tautomatic\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xa5\x06\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xf7\x06\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -5116,7 +5213,9 @@ const file_sprout_proto_rawDesc = "" +
 	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12%\n" +
 	"\x0eown_namespaces\x18\x17 \x01(\bR\rownNamespaces\x12\x18\n" +
 	"\amerging\x18\x18 \x01(\tR\amerging\x12,\n" +
-	"\arebuild\x18\x19 \x01(\v2\x12.sprout.v1.RebuildR\arebuild\"\x8b\x01\n" +
+	"\arebuild\x18\x19 \x01(\v2\x12.sprout.v1.RebuildR\arebuild\x12\x1c\n" +
+	"\tautomatic\x18\x1a \x01(\bR\tautomatic\x122\n" +
+	"\x15used_unix_nanoseconds\x18\x1b \x01(\x03R\x13usedUnixNanoseconds\"\x8b\x01\n" +
 	"\aRebuild\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x1a\n" +
 	"\bfailures\x18\x02 \x01(\rR\bfailures\x12\x14\n" +
@@ -5179,7 +5278,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xd1\x03\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xef\x03\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -5198,7 +5297,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05merge\x18\f \x01(\bR\x05merge\x12$\n" +
 	"\rdeterministic\x18\r \x01(\bR\rdeterministic\x12!\n" +
 	"\fimage_config\x18\x0e \x01(\fR\vimageConfig\x12#\n" +
-	"\rallow_secrets\x18\x0f \x01(\bR\fallowSecrets\"\x8c\x01\n" +
+	"\rallow_secrets\x18\x0f \x01(\bR\fallowSecrets\x12\x1c\n" +
+	"\tautomatic\x18\x10 \x01(\bR\tautomatic\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
@@ -5328,7 +5428,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"\\\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x95\x04\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9e\x04\n" +
 	"\x04Pool\x12=\n" +
 	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
 	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x126\n" +
@@ -5337,8 +5437,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05Bound\x12\x17.sprout.v1.BoundRequest\x1a\x10.sprout.v1.Empty\x126\n" +
 	"\aDiscard\x12\x19.sprout.v1.DiscardRequest\x1a\x10.sprout.v1.Empty\x12:\n" +
 	"\x05Sleep\x12\x17.sprout.v1.SleepRequest\x1a\x18.sprout.v1.SleepResponse\x12:\n" +
-	"\x04Wake\x12\x16.sprout.v1.WakeRequest\x1a\x1a.sprout.v1.RestoreResponse\x124\n" +
-	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x10.sprout.v1.Empty2\x8c\x01\n" +
+	"\x04Wake\x12\x16.sprout.v1.WakeRequest\x1a\x1a.sprout.v1.RestoreResponse\x12=\n" +
+	"\x06Report\x12\x18.sprout.v1.ReportRequest\x1a\x19.sprout.v1.ReportResponse2\x8c\x01\n" +
 	"\x05Tasks\x12B\n" +
 	"\x05Sleep\x12\x1b.sprout.v1.SleepTaskRequest\x1a\x1c.sprout.v1.SleepTaskResponse\x12?\n" +
 	"\x04Wake\x12\x1a.sprout.v1.WakeTaskRequest\x1a\x1b.sprout.v1.WakeTaskResponse2\xf1\x05\n" +
@@ -5378,7 +5478,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -5405,59 +5505,61 @@ var file_sprout_proto_goTypes = []any{
 	(*Start)(nil),                 // 22: sprout.v1.Start
 	(*Rest)(nil),                  // 23: sprout.v1.Rest
 	(*ReportRequest)(nil),         // 24: sprout.v1.ReportRequest
-	(*SeedRef)(nil),               // 25: sprout.v1.SeedRef
-	(*SeedInfo)(nil),              // 26: sprout.v1.SeedInfo
-	(*Rebuild)(nil),               // 27: sprout.v1.Rebuild
-	(*AfterWake)(nil),             // 28: sprout.v1.AfterWake
-	(*PagesUsage)(nil),            // 29: sprout.v1.PagesUsage
-	(*SeedMeta)(nil),              // 30: sprout.v1.SeedMeta
-	(*Boot)(nil),                  // 31: sprout.v1.Boot
-	(*PoolRow)(nil),               // 32: sprout.v1.PoolRow
-	(*InstanceRow)(nil),           // 33: sprout.v1.InstanceRow
-	(*Sleeping)(nil),              // 34: sprout.v1.Sleeping
-	(*Refusal)(nil),               // 35: sprout.v1.Refusal
-	(*Readiness)(nil),             // 36: sprout.v1.Readiness
-	(*BakeRequest)(nil),           // 37: sprout.v1.BakeRequest
-	(*BakeEvent)(nil),             // 38: sprout.v1.BakeEvent
-	(*ListSeedsRequest)(nil),      // 39: sprout.v1.ListSeedsRequest
-	(*ListSeedsResponse)(nil),     // 40: sprout.v1.ListSeedsResponse
-	(*VerifySeedResponse)(nil),    // 41: sprout.v1.VerifySeedResponse
-	(*SetPoolRequest)(nil),        // 42: sprout.v1.SetPoolRequest
-	(*PoolInfo)(nil),              // 43: sprout.v1.PoolInfo
-	(*ListPoolsRequest)(nil),      // 44: sprout.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 45: sprout.v1.ListPoolsResponse
-	(*ListStartsRequest)(nil),     // 46: sprout.v1.ListStartsRequest
-	(*ListStartsResponse)(nil),    // 47: sprout.v1.ListStartsResponse
-	(*EventsRequest)(nil),         // 48: sprout.v1.EventsRequest
-	(*Event)(nil),                 // 49: sprout.v1.Event
-	(*CollectRequest)(nil),        // 50: sprout.v1.CollectRequest
-	(*CollectResponse)(nil),       // 51: sprout.v1.CollectResponse
-	(*Garbage)(nil),               // 52: sprout.v1.Garbage
-	(*UsageRequest)(nil),          // 53: sprout.v1.UsageRequest
-	(*UsageResponse)(nil),         // 54: sprout.v1.UsageResponse
-	(*Usage)(nil),                 // 55: sprout.v1.Usage
-	(*VersionResponse)(nil),       // 56: sprout.v1.VersionResponse
-	(*InstanceRef)(nil),           // 57: sprout.v1.InstanceRef
-	(*MakeRequest)(nil),           // 58: sprout.v1.MakeRequest
-	(*DumpRequest)(nil),           // 59: sprout.v1.DumpRequest
-	(*DumpResponse)(nil),          // 60: sprout.v1.DumpResponse
-	(*TemplatePlace)(nil),         // 61: sprout.v1.TemplatePlace
-	(*MakeResponse)(nil),          // 62: sprout.v1.MakeResponse
-	(*ListInstancesResponse)(nil), // 63: sprout.v1.ListInstancesResponse
-	nil,                           // 64: sprout.v1.Key.PartsEntry
-	nil,                           // 65: sprout.v1.Key.EnvEntry
-	nil,                           // 66: sprout.v1.Key.MountsEntry
+	(*ReportResponse)(nil),        // 25: sprout.v1.ReportResponse
+	(*SeedRef)(nil),               // 26: sprout.v1.SeedRef
+	(*SeedInfo)(nil),              // 27: sprout.v1.SeedInfo
+	(*Rebuild)(nil),               // 28: sprout.v1.Rebuild
+	(*AfterWake)(nil),             // 29: sprout.v1.AfterWake
+	(*PagesUsage)(nil),            // 30: sprout.v1.PagesUsage
+	(*SeedMeta)(nil),              // 31: sprout.v1.SeedMeta
+	(*Boot)(nil),                  // 32: sprout.v1.Boot
+	(*PoolRow)(nil),               // 33: sprout.v1.PoolRow
+	(*InstanceRow)(nil),           // 34: sprout.v1.InstanceRow
+	(*Sleeping)(nil),              // 35: sprout.v1.Sleeping
+	(*Refusal)(nil),               // 36: sprout.v1.Refusal
+	(*Readiness)(nil),             // 37: sprout.v1.Readiness
+	(*BakeRequest)(nil),           // 38: sprout.v1.BakeRequest
+	(*BakeEvent)(nil),             // 39: sprout.v1.BakeEvent
+	(*ListSeedsRequest)(nil),      // 40: sprout.v1.ListSeedsRequest
+	(*ListSeedsResponse)(nil),     // 41: sprout.v1.ListSeedsResponse
+	(*VerifySeedResponse)(nil),    // 42: sprout.v1.VerifySeedResponse
+	(*SetPoolRequest)(nil),        // 43: sprout.v1.SetPoolRequest
+	(*PoolInfo)(nil),              // 44: sprout.v1.PoolInfo
+	(*ListPoolsRequest)(nil),      // 45: sprout.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 46: sprout.v1.ListPoolsResponse
+	(*ListStartsRequest)(nil),     // 47: sprout.v1.ListStartsRequest
+	(*ListStartsResponse)(nil),    // 48: sprout.v1.ListStartsResponse
+	(*EventsRequest)(nil),         // 49: sprout.v1.EventsRequest
+	(*Event)(nil),                 // 50: sprout.v1.Event
+	(*CollectRequest)(nil),        // 51: sprout.v1.CollectRequest
+	(*CollectResponse)(nil),       // 52: sprout.v1.CollectResponse
+	(*Garbage)(nil),               // 53: sprout.v1.Garbage
+	(*UsageRequest)(nil),          // 54: sprout.v1.UsageRequest
+	(*UsageResponse)(nil),         // 55: sprout.v1.UsageResponse
+	(*Usage)(nil),                 // 56: sprout.v1.Usage
+	(*VersionResponse)(nil),       // 57: sprout.v1.VersionResponse
+	(*InstanceRef)(nil),           // 58: sprout.v1.InstanceRef
+	(*MakeRequest)(nil),           // 59: sprout.v1.MakeRequest
+	(*DumpRequest)(nil),           // 60: sprout.v1.DumpRequest
+	(*DumpResponse)(nil),          // 61: sprout.v1.DumpResponse
+	(*TemplatePlace)(nil),         // 62: sprout.v1.TemplatePlace
+	(*MakeResponse)(nil),          // 63: sprout.v1.MakeResponse
+	(*ListInstancesResponse)(nil), // 64: sprout.v1.ListInstancesResponse
+	nil,                           // 65: sprout.v1.Key.PartsEntry
+	nil,                           // 66: sprout.v1.Key.EnvEntry
+	nil,                           // 67: sprout.v1.Key.MountsEntry
+	nil,                           // 68: sprout.v1.ReportRequest.AnnotationsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	64, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	65, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	66, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	65, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	66, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	67, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
-	26, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
+	27, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
 	7,  // 6: sprout.v1.Instance.credentials:type_name -> sprout.v1.Credentials
 	6,  // 7: sprout.v1.ClaimResponse.instance:type_name -> sprout.v1.Instance
-	26, // 8: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
+	27, // 8: sprout.v1.ClaimResponse.seed:type_name -> sprout.v1.SeedInfo
 	6,  // 9: sprout.v1.RestoreResponse.instance:type_name -> sprout.v1.Instance
 	20, // 10: sprout.v1.RestoreResponse.phases:type_name -> sprout.v1.Phase
 	21, // 11: sprout.v1.RestoreResponse.unshared:type_name -> sprout.v1.Fallback
@@ -5470,95 +5572,96 @@ var file_sprout_proto_depIdxs = []int32{
 	23, // 18: sprout.v1.Start.rest:type_name -> sprout.v1.Rest
 	20, // 19: sprout.v1.Rest.phases:type_name -> sprout.v1.Phase
 	22, // 20: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	1,  // 21: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
-	29, // 22: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
-	28, // 23: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
-	27, // 24: sprout.v1.SeedInfo.rebuild:type_name -> sprout.v1.Rebuild
-	26, // 25: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
-	36, // 26: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
-	20, // 27: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
-	31, // 28: sprout.v1.SeedMeta.boot:type_name -> sprout.v1.Boot
-	36, // 29: sprout.v1.Boot.ready:type_name -> sprout.v1.Readiness
-	6,  // 30: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
-	34, // 31: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
-	36, // 32: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
-	28, // 33: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
-	26, // 34: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
-	26, // 35: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
-	43, // 36: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
-	22, // 37: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
-	52, // 38: sprout.v1.CollectResponse.garbage:type_name -> sprout.v1.Garbage
-	55, // 39: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
-	61, // 40: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
-	31, // 41: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
-	20, // 42: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
-	6,  // 43: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
-	20, // 44: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
-	21, // 45: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
-	6,  // 46: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
-	2,  // 47: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
-	4,  // 48: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
-	5,  // 49: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
-	9,  // 50: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
-	11, // 51: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
-	19, // 52: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
-	12, // 53: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
-	14, // 54: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
-	24, // 55: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
-	15, // 56: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
-	17, // 57: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
-	37, // 58: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
-	39, // 59: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
-	25, // 60: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
-	25, // 61: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
-	25, // 62: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
-	42, // 63: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
-	44, // 64: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
-	46, // 65: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
-	50, // 66: sprout.v1.Seeds.Collect:input_type -> sprout.v1.CollectRequest
-	53, // 67: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
-	48, // 68: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
-	0,  // 69: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
-	58, // 70: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
-	57, // 71: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
-	59, // 72: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
-	57, // 73: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
-	0,  // 74: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 75: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 76: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 77: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 78: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 79: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 80: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 81: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	13, // 82: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
-	10, // 83: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
-	0,  // 84: sprout.v1.Pool.Report:output_type -> sprout.v1.Empty
-	16, // 85: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
-	18, // 86: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
-	38, // 87: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	40, // 88: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	26, // 89: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	41, // 90: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 91: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	43, // 92: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	45, // 93: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	47, // 94: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	51, // 95: sprout.v1.Seeds.Collect:output_type -> sprout.v1.CollectResponse
-	54, // 96: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	49, // 97: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	56, // 98: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	62, // 99: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 100: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	60, // 101: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
-	0,  // 102: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	63, // 103: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 104: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	76, // [76:105] is the sub-list for method output_type
-	47, // [47:76] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	68, // 21: sprout.v1.ReportRequest.annotations:type_name -> sprout.v1.ReportRequest.AnnotationsEntry
+	1,  // 22: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
+	30, // 23: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
+	29, // 24: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
+	28, // 25: sprout.v1.SeedInfo.rebuild:type_name -> sprout.v1.Rebuild
+	27, // 26: sprout.v1.SeedMeta.info:type_name -> sprout.v1.SeedInfo
+	37, // 27: sprout.v1.SeedMeta.ready:type_name -> sprout.v1.Readiness
+	20, // 28: sprout.v1.SeedMeta.phases:type_name -> sprout.v1.Phase
+	32, // 29: sprout.v1.SeedMeta.boot:type_name -> sprout.v1.Boot
+	37, // 30: sprout.v1.Boot.ready:type_name -> sprout.v1.Readiness
+	6,  // 31: sprout.v1.InstanceRow.instance:type_name -> sprout.v1.Instance
+	35, // 32: sprout.v1.InstanceRow.sleeping:type_name -> sprout.v1.Sleeping
+	37, // 33: sprout.v1.BakeRequest.ready:type_name -> sprout.v1.Readiness
+	29, // 34: sprout.v1.BakeRequest.after_wake:type_name -> sprout.v1.AfterWake
+	27, // 35: sprout.v1.BakeEvent.seed:type_name -> sprout.v1.SeedInfo
+	27, // 36: sprout.v1.ListSeedsResponse.seeds:type_name -> sprout.v1.SeedInfo
+	44, // 37: sprout.v1.ListPoolsResponse.pools:type_name -> sprout.v1.PoolInfo
+	22, // 38: sprout.v1.ListStartsResponse.starts:type_name -> sprout.v1.Start
+	53, // 39: sprout.v1.CollectResponse.garbage:type_name -> sprout.v1.Garbage
+	56, // 40: sprout.v1.UsageResponse.usages:type_name -> sprout.v1.Usage
+	62, // 41: sprout.v1.MakeRequest.template:type_name -> sprout.v1.TemplatePlace
+	32, // 42: sprout.v1.MakeRequest.boot:type_name -> sprout.v1.Boot
+	20, // 43: sprout.v1.DumpResponse.phases:type_name -> sprout.v1.Phase
+	6,  // 44: sprout.v1.MakeResponse.instance:type_name -> sprout.v1.Instance
+	20, // 45: sprout.v1.MakeResponse.phases:type_name -> sprout.v1.Phase
+	21, // 46: sprout.v1.MakeResponse.unshared:type_name -> sprout.v1.Fallback
+	6,  // 47: sprout.v1.ListInstancesResponse.instances:type_name -> sprout.v1.Instance
+	2,  // 48: sprout.v1.Pool.Lookup:input_type -> sprout.v1.LookupRequest
+	4,  // 49: sprout.v1.Pool.Claim:input_type -> sprout.v1.ClaimRequest
+	5,  // 50: sprout.v1.Pool.Adopted:input_type -> sprout.v1.AdoptedRequest
+	9,  // 51: sprout.v1.Pool.Restore:input_type -> sprout.v1.RestoreRequest
+	11, // 52: sprout.v1.Pool.Bound:input_type -> sprout.v1.BoundRequest
+	19, // 53: sprout.v1.Pool.Discard:input_type -> sprout.v1.DiscardRequest
+	12, // 54: sprout.v1.Pool.Sleep:input_type -> sprout.v1.SleepRequest
+	14, // 55: sprout.v1.Pool.Wake:input_type -> sprout.v1.WakeRequest
+	24, // 56: sprout.v1.Pool.Report:input_type -> sprout.v1.ReportRequest
+	15, // 57: sprout.v1.Tasks.Sleep:input_type -> sprout.v1.SleepTaskRequest
+	17, // 58: sprout.v1.Tasks.Wake:input_type -> sprout.v1.WakeTaskRequest
+	38, // 59: sprout.v1.Seeds.Bake:input_type -> sprout.v1.BakeRequest
+	40, // 60: sprout.v1.Seeds.ListSeeds:input_type -> sprout.v1.ListSeedsRequest
+	26, // 61: sprout.v1.Seeds.InspectSeed:input_type -> sprout.v1.SeedRef
+	26, // 62: sprout.v1.Seeds.VerifySeed:input_type -> sprout.v1.SeedRef
+	26, // 63: sprout.v1.Seeds.RemoveSeed:input_type -> sprout.v1.SeedRef
+	43, // 64: sprout.v1.Seeds.SetPool:input_type -> sprout.v1.SetPoolRequest
+	45, // 65: sprout.v1.Seeds.ListPools:input_type -> sprout.v1.ListPoolsRequest
+	47, // 66: sprout.v1.Seeds.ListStarts:input_type -> sprout.v1.ListStartsRequest
+	51, // 67: sprout.v1.Seeds.Collect:input_type -> sprout.v1.CollectRequest
+	54, // 68: sprout.v1.Seeds.Usage:input_type -> sprout.v1.UsageRequest
+	49, // 69: sprout.v1.Seeds.Events:input_type -> sprout.v1.EventsRequest
+	0,  // 70: sprout.v1.Seeds.Version:input_type -> sprout.v1.Empty
+	59, // 71: sprout.v1.Keeper.Make:input_type -> sprout.v1.MakeRequest
+	58, // 72: sprout.v1.Keeper.Forget:input_type -> sprout.v1.InstanceRef
+	60, // 73: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
+	58, // 74: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
+	0,  // 75: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
+	0,  // 76: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 77: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 78: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 79: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 80: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 81: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 82: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 83: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 84: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	25, // 85: sprout.v1.Pool.Report:output_type -> sprout.v1.ReportResponse
+	16, // 86: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 87: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	39, // 88: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	41, // 89: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	27, // 90: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	42, // 91: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 92: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	44, // 93: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	46, // 94: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	48, // 95: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	52, // 96: sprout.v1.Seeds.Collect:output_type -> sprout.v1.CollectResponse
+	55, // 97: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	50, // 98: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	57, // 99: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	63, // 100: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 101: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	61, // 102: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 103: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	64, // 104: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 105: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	77, // [77:106] is the sub-list for method output_type
+	48, // [48:77] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_sprout_proto_init() }
@@ -5566,14 +5669,14 @@ func file_sprout_proto_init() {
 	if File_sprout_proto != nil {
 		return
 	}
-	file_sprout_proto_msgTypes[42].OneofWrappers = []any{}
+	file_sprout_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   67,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

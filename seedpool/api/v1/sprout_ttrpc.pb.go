@@ -16,7 +16,7 @@ type PoolService interface {
 	Discard(context.Context, *DiscardRequest) (*Empty, error)
 	Sleep(context.Context, *SleepRequest) (*SleepResponse, error)
 	Wake(context.Context, *WakeRequest) (*RestoreResponse, error)
-	Report(context.Context, *ReportRequest) (*Empty, error)
+	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 }
 
 func RegisterPoolService(srv *ttrpc.Server, svc PoolService) {
@@ -163,8 +163,8 @@ func (c *poolClient) Wake(ctx context.Context, req *WakeRequest) (*RestoreRespon
 	return &resp, nil
 }
 
-func (c *poolClient) Report(ctx context.Context, req *ReportRequest) (*Empty, error) {
-	var resp Empty
+func (c *poolClient) Report(ctx context.Context, req *ReportRequest) (*ReportResponse, error) {
+	var resp ReportResponse
 	if err := c.client.Call(ctx, "sprout.v1.Pool", "Report", req, &resp); err != nil {
 		return nil, err
 	}
