@@ -323,7 +323,7 @@ func eachDemoAppIsWoken(t *testing.T, s *stack.Stack) {
 	}
 }
 
-func TestCheckpointOfAContainerThatSharesItsMemoryIsRefused(t *testing.T) {
+func TestContainerThatSharesItsMemorySleepsAndIsNotCheckpointed(t *testing.T) {
 	t.Parallel()
 	s := configuredStack(t, sharing, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
@@ -334,4 +334,15 @@ func TestCheckpointOfAContainerThatSharesItsMemoryIsRefused(t *testing.T) {
 		t.Errorf("it is said: %v", err)
 	}
 	get(t, s, "shares", "/")
+	if maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid(t, s, "shares"))); err != nil || !strings.Contains(string(maps), "/sprout-store-") {
+		t.Errorf("it does not share its memory: %v", err)
+	}
+	for range 2 {
+		doze(t, s, "shares")
+		if has, all := onDisk(t, s, "shares"); has > all/4 || all < 16<<20 {
+			t.Errorf("asleep it takes %d of %d bytes on disk", has, all)
+		}
+		rouse(t, s, "shares")
+		get(t, s, "shares", "/")
+	}
 }

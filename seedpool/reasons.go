@@ -77,7 +77,6 @@ const (
 const (
 	ReasonCold            Reason = "cold"
 	ReasonCloned          Reason = "cloned"
-	ReasonSharedMemory    Reason = "shared-memory"
 	ReasonExecs           Reason = "execs"
 	ReasonConnections     Reason = "connections"
 	ReasonKeeperGone      Reason = "keeper-gone"
@@ -122,7 +121,6 @@ var hints = map[Reason]string{
 	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
 	ReasonCold:              "only containers that were woken can sleep: bake a seed of this one",
 	ReasonCloned:            "a clone has files mapped that belong to its template; [fork] enabled = false has those that are made later restored",
-	ReasonSharedMemory:      "its memory is shared with other instances; [restore] shared = false gives those that are made later memory of their own",
 	ReasonExecs:             "end the processes that were added to it, or wait for them",
 	ReasonConnections:       "wait until its clients have gone, or give --close-connections",
 	ReasonKeeperGone:        "nothing: the process that made it was killed, and nobody else can put it to sleep",

@@ -31,14 +31,12 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 	if phase(row.Phase) != phaseBound {
 		return nil, fail(errdefs.ErrFailedPrecondition, "instance %s is %s, not bound", i.id, row.Phase)
 	}
-	// A clone's files are mapped in its template's mounts, and shared memory is a mapping of its seed's store: CRIU would find neither.
+	// A clone's files are mapped in its template's mounts, where CRIU would not find them.
 	switch {
 	case row.Instance.Cloned:
 		return nil, refuse(ReasonCloned, fail(errdefs.ErrFailedPrecondition, "instance %s was cloned from its seed's template", i.id))
 	case p.isPrestart(i.seed):
 		return nil, refuse(ReasonPrestart, fail(errdefs.ErrFailedPrecondition, "instance %s was booted, and its keeper does not restore", i.id))
-	case row.Instance.Memory != "":
-		return nil, refuse(ReasonSharedMemory, fail(errdefs.ErrFailedPrecondition, "instance %s shares its seed's memory", i.id))
 	}
 	ask, overlay, err := p.prepareSleep(ctx, i, r)
 	var resp *api.DumpResponse

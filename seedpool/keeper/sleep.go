@@ -51,7 +51,9 @@ func (s *server) dump(ctx context.Context, i *instance, r *api.DumpRequest) (*ap
 	// What CRIU writes is not synced: most of it is dropped while it is only in memory.
 	whole := r.Images + ".whole"
 	err := step("dump", func() error {
-		_, err := restore.Dump(ctx, s.config.CRIU, restore.DumpOptions{PID: int(i.message.Pid), ImagesDir: whole, WorkDir: i.dir, Spec: spec, Rest: rest})
+		_, err := restore.Dump(ctx, s.config.CRIU, restore.DumpOptions{
+			PID: int(i.message.Pid), ImagesDir: whole, WorkDir: i.dir, Spec: spec, Memory: i.memory, Rest: rest,
+		})
 		return err
 	})
 	if errors.Is(err, restore.ErrForeign) || errors.Is(err, restore.ErrOwnNamespaces) {

@@ -54,21 +54,36 @@ func sizeOf(t *testing.T, dir string) (bytes int64) {
 func TestDeltaIsTheMemoryOfItsImage(t *testing.T) {
 	b := newBed(t, "python-demo")
 	s := b.dump(b.boot(b.img.Spec(t, "python3", "-c", sleeper)))
+	t.Run("memory of its own", func(t *testing.T) { sleepOften(t, b, s, nil, 1, 1, 1) })
+	t.Run("shared memory", func(t *testing.T) { sleepOften(t, b, s, b.heat(s), 2, 1) })
+}
+
+// sleepOften has an instance of the sleeper made, dumped and made again from a delta, and between that asked that often. The first one shares its seed's memory if that is hot.
+func sleepOften(t *testing.T, b *bed, s *seed, h *Hot, asked ...int) {
 	last := s
-	for generation := range 3 {
+	for generation, times := range asked {
 		p := b.prepare(last)
+		if generation == 0 && h != nil {
+			p.o.Memory = h.NewMemory()
+			defer p.o.Memory.Close()
+		}
 		i, err := p.restore(t.Context(), b.criu)
 		if err != nil {
 			t.Fatal(report(err))
 		}
 		defer i.cgroup.Kill()
-		if said := tell(t, p); len(said) != 1 || said[0] != "done 0" {
-			t.Errorf("generation %d: %s", generation, strings.Join(said, "\n"))
+		for n := range times {
+			if n > 0 {
+				b.failToDump(i, s, p.o.Memory)
+			}
+			if said := tell(t, p); len(said) != 1 || said[0] != "done 0" {
+				t.Errorf("generation %d: %s", generation, strings.Join(said, "\n"))
+			}
 		}
-		if generation == 2 {
+		if generation == len(asked)-1 {
 			_ = i.cgroup.Kill()
 		} else {
-			last = b.redump(i, s)
+			last = b.redump(i, s, p.o.Memory)
 		}
 		if _, err := i.wait(); err != nil {
 			t.Error(err)
@@ -76,12 +91,28 @@ func TestDeltaIsTheMemoryOfItsImage(t *testing.T) {
 	}
 }
 
+// failToDump has an instance dumped almost to the end: it runs on, and its memory is served.
+func (b *bed) failToDump(i *instance, s *seed, m *Memory) {
+	b.t.Helper()
+	images := b.subdir("images")
+	if err := os.Mkdir(filepath.Join(images, "pages-1.img.new"), 0o700); err != nil {
+		b.t.Fatal(err)
+	}
+	_, err := Dump(b.t.Context(), b.criu, DumpOptions{PID: i.pid, ImagesDir: images, WorkDir: b.subdir("work"), Spec: s.spec, Memory: m})
+	if !errors.Is(err, os.ErrExist) {
+		b.t.Errorf("dumped over another image: %v", err)
+	}
+	if err := errors.Join(checkRegistered(i.cgroup), m.Err()); err != nil {
+		b.t.Error(err)
+	}
+}
+
 // redump makes a delta of an instance against its seed.
-func (b *bed) redump(i *instance, s *seed) *seed {
+func (b *bed) redump(i *instance, s *seed, m *Memory) *seed {
 	b.t.Helper()
 	next := &seed{images: b.subdir("images"), spec: s.spec, upper: s.upper}
 	var err error
-	next.Dumped, err = Dump(b.t.Context(), b.criu, DumpOptions{PID: i.pid, ImagesDir: next.images, WorkDir: b.subdir("work"), Spec: s.spec})
+	next.Dumped, err = Dump(b.t.Context(), b.criu, DumpOptions{PID: i.pid, ImagesDir: next.images, WorkDir: b.subdir("work"), Spec: s.spec, Memory: m})
 	if err != nil {
 		b.t.Fatal(report(err))
 	}

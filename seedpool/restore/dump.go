@@ -32,6 +32,8 @@ type DumpOptions struct {
 	ImagesDir, WorkDir string
 	// Spec the container was made from.
 	Spec *specs.Spec
+	// Memory is the instance's, if it shares it with others: in the image it is the instance's own.
+	Memory *Memory
 	// Rest has the container frozen in its cgroup instead of ended; nil: it is ended.
 	Rest *Rest
 }
@@ -125,7 +127,7 @@ func (o DumpOptions) abort(s *session) func() {
 
 // complete makes what CRIU has written an image, while the processes stand, and has those freeze that are not to end.
 func (o DumpOptions) complete(ctx context.Context, d *Dumped) (err error) {
-	if err := packAll(o.PID, o.ImagesDir, o.Spec); err != nil {
+	if err := errors.Join(packAll(o.PID, o.ImagesDir, o.Spec), o.unshare()); err != nil {
 		return err
 	}
 	if d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec); err != nil || o.Rest == nil {
@@ -136,6 +138,17 @@ func (o DumpOptions) complete(ctx context.Context, d *Dumped) (err error) {
 	}
 	// What CRIU lets go is frozen then: it runs nothing that is not in the image.
 	return o.Rest.Cgroup.Freeze(ctx)
+}
+
+func (o DumpOptions) unshare() error {
+	if o.Memory == nil {
+		return nil
+	}
+	stores, err := o.Memory.stores()
+	if err != nil {
+		return err
+	}
+	return unshare(o.ImagesDir, o.PID, stores)
 }
 
 // examine looks at what the image will not say: the standard streams' names, how much there is, and what CRIU would dump and nobody could restore.
@@ -231,6 +244,13 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 	_, points, err := mountPoints(o.PID)
 	if err != nil {
 		return nil, err
+	}
+	if o.Memory != nil {
+		stores, err := o.Memory.stores()
+		if err != nil {
+			return nil, err
+		}
+		opts.External = append(opts.External, stores...)
 	}
 	opts.LeaveRunning = proto.Bool(o.Rest != nil)
 	for _, point := range points {
