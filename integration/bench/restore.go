@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,16 +25,23 @@ const (
 	shared = "shared"
 )
 
-// atOnce is how many containers are started at the same time.
-const atOnce = 10
+const (
+	// atOnce is how many containers are started at the same time.
+	atOnce = 10
+	// atATime is how many instances are alive when their memory is summed.
+	atATime = 5
+)
+
+// restoredApps has a server that forks its workers, too.
+var restoredApps = append(slices.Clone(apps), app{"gunicorn", "gunicorn-demo", 100})
 
 var restored = rung{name: "restore", runtime: stack.Runtime, snapshotter: stack.Snapshotter}
 
-// benchRestore measures what a restore of one kind takes in the shim, all of it and phase by phase, how soon the container answers, and how many are made in a second
-// when ten are asked for at once. Stock runc's first replies are measured beside the shared ones.
+// benchRestore measures what a restore of one kind takes in the shim, all of it and phase by phase, how soon the container answers, what five take of memory, and how many are
+// made in a second when ten are asked for at once. Stock runc's first replies are measured beside the shared ones, and beside the others those of a seed that is on disk only.
 func benchRestore(kind string) func(ctx context.Context, s *stack.Stack, r *results) error {
 	return func(ctx context.Context, s *stack.Stack, r *results) error {
-		for _, a := range apps {
+		for _, a := range restoredApps {
 			fmt.Fprintf(os.Stderr, "bench: restore: %s %s\n", a.name, kind)
 			if err := restoresOf(ctx, s, r, a, kind); err != nil {
 				return fmt.Errorf("%s %s: %w", a.name, kind, err)
@@ -62,11 +73,75 @@ func restoresOf(ctx context.Context, s *stack.Stack, r *results, a app, kind str
 			}
 		}
 	}
+	if kind == eager {
+		if err := restoresFromDisk(ctx, s, r, a); err != nil {
+			return err
+		}
+	}
+	if err := memoryOfRestored(ctx, s, r, a, kind); err != nil {
+		return err
+	}
 	if err := restoresAtOnce(ctx, s, r, a, kind); err != nil {
 		return err
 	}
 	_, err := s.Sprout(ctx, "seed", "rm", a.name)
 	return err
+}
+
+// restoresFromDisk measures first replies when nothing of the seed is in the page cache.
+func restoresFromDisk(ctx context.Context, s *stack.Stack, r *results, a app) error {
+	for i := range coldReplies {
+		if err := pause(ctx, gap); err != nil {
+			return err
+		}
+		if err := dropCache(ctx, filepath.Join(s.Dir, "lib", "seeds")); err != nil {
+			return err
+		}
+		_, reply, err := answering(ctx, s, a, restored, fmt.Sprintf("%s-disk-%d", a.name, i))
+		if err != nil {
+			return err
+		}
+		r.add("restore", a.name, eager, "first_reply_from_disk_ms", "ms", reply)
+		if err := s.RemoveAll(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropCache drops the files below a directory from the page cache.
+func dropCache(ctx context.Context, dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if out, err := exec.CommandContext(ctx, "dd", "if="+path, "iflag=nocache", "count=0").CombinedOutput(); err != nil {
+			return fmt.Errorf("drop %s from the page cache: %w: %s", path, err, out)
+		}
+		return nil
+	})
+}
+
+// memoryOfRestored sums what some instances take that have answered once.
+func memoryOfRestored(ctx context.Context, s *stack.Stack, r *results, a app, kind string) error {
+	var tasks []containerd.Task
+	for i := range atATime {
+		task, _, err := answering(ctx, s, a, restored, fmt.Sprintf("%s-%s-memory-%d", a.name, kind, i))
+		if err != nil {
+			return err
+		}
+		tasks = append(tasks, task)
+	}
+	sum := 0.0
+	for _, task := range tasks {
+		pss, err := pssOf(s.Context(ctx), task)
+		if err != nil {
+			return err
+		}
+		sum += pss
+	}
+	r.add("restore", a.name, kind, fmt.Sprintf("pss_of_%d", atATime), "MiB", sum)
+	return s.RemoveAll(ctx)
 }
 
 // bakeForRestores makes a seed, and waits until its memory has been read, by way of a spare: those that come later share it.
