@@ -21,6 +21,8 @@ type node struct {
 	s    *stack.Stack
 	cri  runtime.RuntimeServiceClient
 	logs string
+	// clones: instances are cloned.
+	clones bool
 }
 
 func newNode(t *testing.T, config string, images ...string) *node {
@@ -33,7 +35,7 @@ func newNode(t *testing.T, config string, images ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{T: t, s: s, logs: filepath.Join(s.Dir, "pods")}
+	n := &node{T: t, s: s, logs: filepath.Join(s.Dir, "pods"), clones: strings.Contains(config, "[fork]")}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(s.Logs())
@@ -103,7 +105,7 @@ func (p *pod) remove() {
 }
 
 // start creates and starts a container of the pod, as a kubelet does.
-func (p *pod) start(name, image string, attempt uint32) (id string) {
+func (p *pod) start(name, image string, attempt uint32, changes ...func(*runtime.ContainerConfig)) (id string) {
 	p.Helper()
 	config := &runtime.ContainerConfig{
 		Metadata: &runtime.ContainerMetadata{Name: name, Attempt: attempt},
@@ -123,6 +125,9 @@ func (p *pod) start(name, image string, attempt uint32) (id string) {
 				ReadonlyPaths:    []string{"/proc/sys", "/proc/irq"},
 			},
 		},
+	}
+	for _, change := range changes {
+		change(config)
 	}
 	got, err := p.cri.CreateContainer(p.Context(), &runtime.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
 	if err != nil {
@@ -175,12 +180,15 @@ func (n *node) stop(id string) int32 {
 }
 
 // bakeLike bakes a seed from a container of a pod.
-func (p *pod) bakeLike(id, image, ready string) {
+func (p *pod) bakeLike(id, seed, image string, args ...string) {
 	p.Helper()
-	_, err := p.s.Sprout(p.Context(), "seed", "bake", "--mode", "clone", "--name", "shop", "--image", stack.Ref(image), "--like", id, "--ready", ready, "--warmup", "20",
-		"--late-env", "HOSTNAME", "--late-env", "POD")
-	if err != nil {
+	args = append([]string{"seed", "bake", "--mode", "clone", "--name", seed, "--image", stack.Ref(image), "--like", id, "--late-env", "HOSTNAME", "--late-env", "POD"}, args...)
+	if _, err := p.s.Sprout(p.Context(), args...); err != nil {
 		p.Fatal(err)
+	}
+	if p.clones {
+		setPool(p.T, p.s, seed, 1) // so that the template stands
+		setPool(p.T, p.s, seed, 0)
 	}
 }
 
@@ -200,18 +208,16 @@ func (p *pod) inPod(id string) {
 }
 
 func TestContainersOfAPodAreWokenInIt(t *testing.T) {
-	for _, rung := range []struct{ name, config string }{{"restore", ""}, {"fork", "[fork]\nenabled = true\n"}} {
+	for _, rung := range []struct{ name, config, userImage string }{
+		{"restore", "", "named-user-demo"}, {"fork", "[fork]\nenabled = true\n", "numeric-user-demo"},
+	} {
 		t.Run(rung.name, func(t *testing.T) {
-			n := newNode(t, rung.config, "python-demo", stack.SandboxImage)
+			n := newNode(t, rung.config, "python-demo", stack.SandboxImage, rung.userImage)
 			first := n.pod("first")
 			cold := first.start("shop", "python-demo", 0)
 			get(t, n.s, cold, "/")
 			first.inPod(cold)
-			first.bakeLike(cold, "python-demo", "http://:8080/")
-			if rung.name == "fork" {
-				setPool(t, n.s, "shop", 1) // so that the template stands
-				setPool(t, n.s, "shop", 0)
-			}
+			first.bakeLike(cold, "shop", "python-demo", "--ready", "http://:8080/", "--warmup", "20")
 
 			p := n.pod("second")
 			woken := p.start("shop", "python-demo", 0)
@@ -224,6 +230,7 @@ func TestContainersOfAPodAreWokenInIt(t *testing.T) {
 
 			n.podOfTheHostsIPC(rung.name)
 			n.podOfAnotherTenant()
+			n.podThatIsSetUp(rung.name, rung.userImage)
 
 			status := p.stop(woken)
 			if want := first.stop(cold); status != want {
@@ -315,43 +322,3 @@ func (p *pod) logsAndStats(id string) {
 		p.Errorf("stats %v, %v", stats, err)
 	}
 }
-
-func TestPodsThatComeAndGoLeaveNothing(t *testing.T) {
-	n := newNode(t, "", "python-demo", stack.SandboxImage)
-	first := n.pod("first")
-	cold := first.start("shop", "python-demo", 0)
-	get(t, n.s, cold, "/")
-	first.bakeLike(cold, "python-demo", "http://:8080/")
-	before := n.processes()
-	for round := range 20 {
-		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			n := *n
-			n.T = t
-			p := n.pod(fmt.Sprint("round-", round))
-			id := p.start("shop", "python-demo", 0)
-			get(t, n.s, id, "/")
-			wantRung(t, n.s, id, "restore")
-		})
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for n.processes() > before && time.Now().Before(deadline) {
-		time.Sleep(20 * time.Millisecond)
-	}
-	if after := n.processes(); after > before {
-		t.Errorf("%d processes, before %d", after, before)
-	}
-	// Of the pod that still runs something is left.
-	for _, pattern := range []string{"/sys/fs/cgroup/*" + n.cgroups() + "/*", filepath.Join(n.s.Dir, "runc", "*", "*")} {
-		left, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range left {
-			if info, err := os.Stat(path); err == nil && info.IsDir() && !strings.Contains(path, first.id) && !strings.Contains(path, cold) {
-				t.Errorf("left: %s", path)
-			}
-		}
-	}
-}
-
-func (n *node) processes() int { return len(n.s.Processes()) }
