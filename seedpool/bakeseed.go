@@ -37,6 +37,9 @@ func (p *Pool) bake(ctx context.Context, o *order) (*api.SeedInfo, error) {
 	ctx = namespaces.WithNamespace(ctx, o.request.Namespace)
 	s, err := p.bakeSeed(ctx, id, o)
 	if err == nil {
+		err = p.makeRoom(ctx, s)
+	}
+	if err == nil {
 		o.tell(&api.BakeEvent{Step: stepVerify, Message: "waking one instance"})
 		err = p.tryOut(ctx, s, o.ready)
 	}
@@ -82,6 +85,7 @@ func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error)
 	if o.request.Mode == ModePrestart {
 		return p.layOut(ctx, id, o)
 	}
+	p.weigh(ctx)
 	result, err := bake.Run(ctx, bake.Options{
 		ID: "sprout-" + id, Dir: filepath.Join(p.paths.BakesDir(), id), ImagesDir: p.paths.ImagesDir(id),
 		Overlay: overlay, Spec: o.spec, LateMounts: o.request.LateMounts, Ready: o.ready, Warmup: int(o.request.Warmup),

@@ -64,6 +64,8 @@ type Sweeping struct {
 // Keeping says what becomes of seeds that are not right any more, and which ones sproutd bakes by itself.
 type Keeping struct {
 	Rebuild bool `toml:"rebuild"`
+	// Disk is what all seeds together may take, beside the page store; 0: no bound.
+	Disk Size `toml:"disk"`
 	// Auto: of each container that is started cold, not only of those that ask for it.
 	Auto bool `toml:"auto"`
 	// AutoAllow and AutoDeny are globs of names of images; what is denied is not allowed.
@@ -85,6 +87,11 @@ type Policy struct {
 	// KeepFree is the memory that is left to the machine, and Memory what all spares may take; 0: no bound.
 	KeepFree Size `toml:"keep_free"`
 	Memory   Size `toml:"memory"`
+	// WakesParallel is for how many starts instances are made at a time, 0: as many as there are CPUs, and WakeWait how long another waits for its turn.
+	WakesParallel int      `toml:"wakes_parallel"`
+	WakeWait      Duration `toml:"wake_wait"`
+	// CPUWeight is that of all that is made ahead, where any other cgroup has 100.
+	CPUWeight int `toml:"cpu_weight"`
 }
 
 // Forking says whether instances are cloned from a template.
@@ -164,7 +171,7 @@ func Default() Config {
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
 		Seeds:          Keeping{Rebuild: true, AutoAllow: []string{"*"}, AutoDeny: []string{}, AutoSpares: 1, AutoMax: 16, AutoUnused: Duration(7 * 24 * time.Hour)},
-		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20},
+		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20, WakeWait: Duration(5 * time.Second), CPUWeight: 25},
 		GC:             Sweeping{Interval: Duration(time.Hour)},
 	}
 }
@@ -230,6 +237,8 @@ func (c Config) Validate() error {
 		{"refill_parallel", c.RefillParallel, 1, 64},
 		{"seeds.auto_spares", c.Seeds.AutoSpares, 1, 1000},
 		{"seeds.auto_max", c.Seeds.AutoMax, 0, 10000},
+		{"pool.wakes_parallel", c.Pool.WakesParallel, 0, 1000},
+		{"pool.cpu_weight", c.Pool.CPUWeight, 1, 10000},
 	} {
 		if number.value < number.min || number.value > number.max {
 			return fmt.Errorf("%s = %d: want %d to %d", number.key, number.value, number.min, number.max)
@@ -238,7 +247,7 @@ func (c Config) Validate() error {
 	for _, d := range []struct {
 		key   string
 		value Duration
-	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}, {"pool.half_life", c.Pool.HalfLife}} {
+	}{{"refill_backoff", c.RefillBackoff}, {"bind_timeout", c.BindTimeout}, {"pool.half_life", c.Pool.HalfLife}, {"pool.wake_wait", c.Pool.WakeWait}} {
 		if d.value < Duration(time.Second) {
 			return fmt.Errorf("%s = %q: want at least 1s", d.key, time.Duration(d.value))
 		}
@@ -328,6 +337,9 @@ enabled = %t
 # true: a seed that is stale, or whose image's name stands for another image now, is baked again as it was baked, in the background. false: a person has to.
 rebuild = %t
 
+# What all seeds together may take on disk, beside the page store. A bake that needs more removes seeds without a pool, those not used for longest first, or fails. 0B: no bound.
+disk = %q
+
 # A container that is started cold for want of a seed may have sproutd bake one, in the background and of an instance of its own, so that the next one like it is woken. A
 # container asks for that by annotations: sprout.dev/auto=true (mode prestart) or =clone, sprout.dev/ready=CHECK as in sprout seed bake --ready, by default the one TCP port
 # that its image exposes, and sprout.dev/warmup, late-env and late-mount. true: each does that has no annotation sprout.dev/auto=false.
@@ -345,7 +357,8 @@ auto_max = %d
 auto_unused = %q
 
 [pool]
-# A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time.
+# A pool that was given room (sprout pool set --max) has as many spares as the largest burst of starts of late has needed. In quiet that halves after this time; what two
+# bursts in a row have needed, after twelve times as long.
 half_life = %q
 
 # A spare that is older is replaced, one after the other: the new one is made first. 0s: never.
@@ -358,14 +371,23 @@ keep_free = %q
 # What all spares together may take. 0B: no bound.
 memory = %q
 
+# For how many starts instances are cloned or restored at the same time: a burst of them takes turns. 0: as many as there are CPUs. One that has waited for wake_wait starts
+# cold.
+wakes_parallel = %d
+wake_wait = %q
+
+# The CPU weight of what is made ahead, spares and bakes, beside 100 that every other cgroup has if nobody says otherwise. A container that was a spare has its own.
+cpu_weight = %d
+
 [gc]
 # How often sproutd looks for what belongs to nobody, as sprout gc does; it always does so when it starts. 0s: only then.
 interval = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Containerd, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild,
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild, c.Seeds.Disk.String(),
 		c.Seeds.Auto, tomlList(c.Seeds.AutoAllow), tomlList(c.Seeds.AutoDeny), c.Seeds.AutoSpares, c.Seeds.AutoMax, time.Duration(c.Seeds.AutoUnused),
-		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(), time.Duration(c.GC.Interval))
+		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(),
+		c.Pool.WakesParallel, time.Duration(c.Pool.WakeWait), c.Pool.CPUWeight, time.Duration(c.GC.Interval))
 }
 
 // tomlList is a list of strings as the configuration file has it.

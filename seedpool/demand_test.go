@@ -34,7 +34,7 @@ func TestABurstRaisesWhatIsWantedAndQuietLowersIt(t *testing.T) {
 		d.note(now, testHalfLife)
 	}
 	want("single starts keep nothing up", 5)
-	now = now.Add(10 * testHalfLife)
+	now = now.Add(40 * testHalfLife)
 	want("long after", 2)
 	bounds = spareBounds{min: 0, max: 12}
 	want("long after, where none need be", 0)
@@ -69,69 +69,30 @@ func TestTheTimeUntilFewerIsRight(t *testing.T) {
 	}
 }
 
-// traffic is a trace of starts: how many at each second.
-type traffic func(second int) int
-
-// served replays a trace against pools: how many starts found a spare, and how many spares were held on average. One spare is made at a time, and takes a second.
-func served(trace traffic, seconds int, size func(*demand, time.Time) int) (hits, misses int, held float64) {
+func TestWhatBurstsHaveInCommonIsExpectedAgain(t *testing.T) {
 	var d demand
-	start := time.Unix(0, 0)
-	have, making := size(&d, start), 0
-	for second := range seconds {
-		now := start.Add(time.Duration(second) * time.Second)
-		have, making = have+making, 0
-		for range trace(second) {
+	bounds := spareBounds{min: 0, max: 20}
+	now := time.Unix(1000, 0)
+	burst := func(n int) {
+		for range n {
 			d.note(now, testHalfLife)
-			if have > 0 {
-				have--
-				hits++
-			} else {
-				misses++
-			}
-		}
-		want := size(&d, now)
-		have = min(have, want)
-		making = min(want-have, 1)
-		held += float64(have) / float64(seconds)
-	}
-	return hits, misses, held
-}
-
-// TestDemandServesMoreThanAFixedPoolOfTheSameSize compares pools over traces: one that follows demand, and one that always holds as many spares as that held on average.
-func TestDemandServesMoreThanAFixedPoolOfTheSameSize(t *testing.T) {
-	for name, trace := range map[string]traffic{
-		"one busy hour in four": func(s int) int {
-			if s < 3600 && s%120 == 0 {
-				return 10
-			}
-			return 0
-		},
-		"day and night": func(s int) int {
-			if s/3600%2 == 0 && s%60 == 0 {
-				return 6
-			}
-			return 0
-		},
-		"flash crowd": func(s int) int {
-			switch {
-			case s > 5000 && s < 5600 && s%20 == 0:
-				return 15
-			case s%60 == 0:
-				return 1
-			}
-			return 0
-		},
-	} {
-		follow := func(d *demand, now time.Time) int {
-			n, _ := d.spares(spareBounds{min: 1, max: 40}, now, testHalfLife)
-			return n
-		}
-		hits, misses, held := served(trace, 4*3600, follow)
-		fixed := func(*demand, time.Time) int { return int(held + 1) }
-		fixedHits, fixedMisses, fixedHeld := served(trace, 4*3600, fixed)
-		t.Logf("%s: %d of %d starts found one of %.1f spares; of %.1f at all times %d of %d", name, hits, hits+misses, held, fixedHeld, fixedHits, fixedHits+fixedMisses)
-		if hits <= fixedHits {
-			t.Errorf("%s: following demand served %d, a pool of the same size %d", name, hits, fixedHits)
 		}
 	}
+	want := func(what string, n int) {
+		t.Helper()
+		if got, _ := d.spares(bounds, now, testHalfLife); got != n {
+			t.Errorf("%s: %d spares, want %d", what, got, n)
+		}
+	}
+	burst(16)
+	now = now.Add(4 * testHalfLife)
+	want("one burst may be the only one", 1)
+	burst(8)
+	now = now.Add(6 * testHalfLife)
+	want("two had eight in common", 6)
+	burst(3)
+	now = now.Add(6 * testHalfLife)
+	want("a small one after them changes nothing", 4)
+	now = now.Add(60 * testHalfLife)
+	want("long after", 0)
 }

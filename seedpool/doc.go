@@ -37,7 +37,8 @@
 //
 // # How many spares
 //
-// A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life. One spare is made after the
+// A pool has as many spares as the largest burst of starts of late has needed, within its bounds (demand.go); in quiet that halves each half-life, and what two bursts in a row have
+// needed in twelve. Starts that find no spare have instances made, a few at a time, in their order (turns.go). One spare is made after the
 // other, of the emptiest pool first (refill.go), of a higher priority before all others; one that is too old is replaced when all are full. While memory is short
 // (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of the lowest priority and then of the fullest pool first, and none
 // are made; what runs is never touched.

@@ -51,6 +51,8 @@ type Pool struct {
 	wake chan struct{}
 	// starts are those for which spares have been asked.
 	starts calm
+	// turns bound the starts for which instances are made.
+	turns turns
 	// memory says when the machine needs what spares hold.
 	memory memoryGuard
 	// automatic are the seeds that cold starts have asked for.
@@ -139,7 +141,7 @@ func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages, images Imag
 func newPool(c Config, rootfs Rootfs) *Pool {
 	p := &Pool{
 		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
-		wake: make(chan struct{}, 1), merging: merging{wake: make(chan struct{}, 1)}, automatic: newAutomatic(), recovered: make(chan struct{}),
+		wake: make(chan struct{}, 1), turns: newTurns(c.Pool.WakesParallel), merging: merging{wake: make(chan struct{}, 1)}, automatic: newAutomatic(), recovered: make(chan struct{}),
 		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), young: make(map[string]bool), busy: make(map[string]chan struct{}),
 	}
 	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}

@@ -56,6 +56,8 @@ const (
 	ReasonCredsDiffer   Reason = "creds-differ"
 	ReasonDiskFull      Reason = "disk-full"
 	ReasonKeyFailed     Reason = "key-failed"
+	// ReasonBusy: too many other starts were having instances made.
+	ReasonBusy Reason = "busy"
 )
 
 // Why an instance was not cloned.
@@ -119,6 +121,7 @@ var hints = map[Reason]string{
 	ReasonNoTemplate:        "nothing: the template is made once after the seed's keeper has started, and later starts are cloned from it",
 	ReasonForkFailed:        "the detail and the keeper's log say why; [fork] enabled = false stops the attempts",
 	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
+	ReasonBusy:              "keep more spares (sprout pool set NAME --spares N --max M): [pool] wakes_parallel bounds how many instances are made for starts at a time",
 	ReasonCold:              "only containers that were woken can sleep: bake a seed of this one",
 	ReasonCloned:            "a clone has files mapped that belong to its template; [fork] enabled = false has those that are made later restored",
 	ReasonExecs:             "end the processes that were added to it, or wait for them",

@@ -2,6 +2,7 @@ package seedpool
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -18,8 +19,14 @@ type place struct {
 }
 
 // restoreFor makes an instance of a seed for one container: in its cgroup, its network namespace and over its own snapshot. After an error nothing of the
-// instance is left, and the container's snapshot is as it was.
+// instance is left, and the container's snapshot is as it was. Of many at once some wait for their turn.
 func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, where place) (*api.MakeResponse, error) {
+	p.starts.disturb(time.Now())
+	done, err := p.turns.take(ctx, time.Duration(p.config.Pool.WakeWait))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	unlock, err := p.lockContainer(ctx, who.namespace, who.container)
 	if err != nil {
 		return nil, err

@@ -303,7 +303,9 @@ func (s *Shims) assign(conn net.Conn) (*idleShim, string, error) {
 		err = one.give(line)
 	}
 	if err != nil {
+		// The launcher must not find a shim that serves already and is about to end.
 		_ = one.cmd.Process.Kill()
+		<-one.ended
 		return nil, "", fmt.Errorf("assign shim: %w", err)
 	}
 	return one, request.Address, nil

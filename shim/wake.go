@@ -94,7 +94,11 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 		defer client.Close()
 		w.pool = client.Pool
 	}
+	busy := false
 	for _, step := range plan(w.req, found) {
+		if busy && step.reason == "" && step.rung != seedpool.RungCold {
+			step.pass(seedpool.ReasonBusy, "") // it has waited once
+		}
 		if step.reason != "" {
 			w.record.pass(step)
 			continue
@@ -119,6 +123,7 @@ func (w *wake) down(ctx context.Context) (*wokenTask, error) {
 		}
 		reason := reasonOf(step.rung, err)
 		failed(reason, err)
+		busy = busy || reason == seedpool.ReasonBusy
 		log.G(ctx).WithError(err).WithFields(log.Fields{"id": w.ask.ID, "rung": step.rung, "reason": reason}).Warn("fall back")
 	}
 	return nil, ctx.Err()

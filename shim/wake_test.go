@@ -128,6 +128,17 @@ func TestSpareWhoseFilesCannotBecomeTheContainersIsGivenBack(t *testing.T) {
 	}
 }
 
+// TestAStartThatHasWaitedForItsTurnDoesNotWaitAgain starts cold when the node is busy: what comes below would have to wait, too.
+func TestAStartThatHasWaitedForItsTurnDoesNotWaitAgain(t *testing.T) {
+	b := newBed(t, answering)
+	b.pool.forks = true
+	b.pool.fail = map[string]error{"Claim": refusal(t, seedpool.ReasonNoSpare), "Restore": refusal(t, seedpool.ReasonBusy)}
+	record := b.cold(b.request("c1", b.spec(b.cgroup("c1"))), "thaw no-spare", "fork busy", "restore busy")
+	if restore := record.start.Fallbacks[2]; restore.Nanoseconds != 0 || restore.Detail != "" {
+		t.Errorf("it has waited again: %v", restore)
+	}
+}
+
 func TestSproutdThatDiesDuringTheStartIsAReason(t *testing.T) {
 	b := newBed(t, answering)
 	b.pool.onClaim = func() error { return b.pool.listener.die() }

@@ -315,3 +315,21 @@ func TestIdleShimThatComesTooLateIsUsedAndNotTakenBack(t *testing.T) {
 		t.Errorf("%s, %v", out, err)
 	}
 }
+
+func TestIdleShimThatComesTooLateAndIsTakenBackIsReplaced(t *testing.T) {
+	h := newHouse(t)
+	h.bundle("c1", rooted)
+	h.sproutd(func(p params) string {
+		// It serves, and is ended before sproutd says so, because that took too long.
+		l, err := listen(p.Address)
+		if err != nil {
+			return `{"error":"no"}`
+		}
+		<-time.After(2 * assignTimeout)
+		_ = l.Close()
+		return `{"error":"too late"}`
+	})
+	if address := h.start("c1"); h.shimPID(address) == 0 {
+		t.Errorf("nobody serves at %s", address)
+	}
+}

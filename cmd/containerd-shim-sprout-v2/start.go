@@ -90,13 +90,12 @@ func spawn(p params, late *question) error {
 	socket, err := listen(p.Address)
 	if errors.Is(err, fs.ErrExist) {
 		// An idle shim that sproutd gave too late, or another launcher for the same pod, was quicker.
-		living, aerr := alive(p.Address)
-		if living && late != nil {
-			// Whatever the answer: once it is here, sproutd does not take its shim back any more.
+		if late != nil {
+			// Once the answer is here, whatever it is, sproutd does not take its shim back any more, or that has ended: it may have been given no more time to serve.
 			_, _ = late.answer(lateTimeout)
 		}
-		if living || aerr != nil {
-			return aerr
+		if living, err := alive(p.Address); living || err != nil {
+			return err
 		}
 		socket, err = listen(p.Address)
 	}

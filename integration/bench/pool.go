@@ -64,7 +64,7 @@ func (r start) inShim() (sum float64) {
 // benchPool measures what a pool is worth when starts do not wait until it is full again: one after the other, and many at once.
 func benchPool(ctx context.Context, s *stack.Stack, r *results) error {
 	a := apps[slices.IndexFunc(apps, func(a app) bool { return a.name == "tomcat" })]
-	if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref(a.image), "--name", a.name, "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
+	if _, err := s.Sprout(ctx, "seed", "bake", "--image", stack.Ref(a.image), "--name", a.name, "--mode", "clone", "--ready", "http://:"+port+"/", "--warmup", fmt.Sprint(a.warmup)); err != nil {
 		return err
 	}
 	if err := fillPool(ctx, s, a); err != nil {
