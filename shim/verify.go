@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -142,7 +144,12 @@ func verifyCreds(spec *specs.Spec, inst *api.Instance, pids []int) error {
 			return &credsError{pid: int(inst.Pid), tid: int(inst.Pid), excess: beyond}
 		}
 	}
-	if len(known) > 0 && labelOf(spec) == "" {
+	ours, err := labelAt(os.Getpid(), os.Getpid())
+	if err != nil {
+		return fmt.Errorf("read own security label: %w", err)
+	}
+	label := labelOf(spec.Process, ours)
+	if len(known) > 0 && label == "" {
 		return nil
 	}
 	for _, pid := range pids {
@@ -155,7 +162,11 @@ func verifyCreds(spec *specs.Spec, inst *api.Instance, pids []int) error {
 			if err != nil {
 				return fmt.Errorf("read credentials of thread %d: %w", tid, err)
 			}
-			if beyond := append(g.excess(c), labelExcess(spec, pid, tid)...); len(beyond) > 0 {
+			beyond := g.excess(c)
+			if has, err := labelAt(pid, tid); err != nil || has != label {
+				beyond = append(beyond, fmt.Sprintf("security label %q (%v), granted %q", has, err, label))
+			}
+			if len(beyond) > 0 {
 				return &credsError{pid: pid, tid: tid, excess: beyond}
 			}
 		}
@@ -192,33 +203,34 @@ func recorded(inst *api.Instance, pids []int) (known []linux.Creds, err error) {
 	return known, nil
 }
 
-// labelExcess compares the security label of a thread with the one that the spec asks for; a spec that asks for none accepts any.
-func labelExcess(spec *specs.Spec, pid, tid int) []string {
-	want := labelOf(spec)
-	if want == "" {
-		return nil
+// labelOf is the security label that a process of the spec has; one that names none leaves it that of its runtime, which is ours. Empty: there is no security module.
+func labelOf(p *specs.Process, ours string) string {
+	switch {
+	case p.SelinuxLabel != "":
+		return p.SelinuxLabel
+	case p.ApparmorProfile == "", p.ApparmorProfile == "unconfined" && ours == "":
+		return ours
+	default:
+		return p.ApparmorProfile
 	}
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(tid), "attr", "current"))
-	if err != nil {
-		return []string{fmt.Sprintf("security label: %v", err)}
-	}
-	have, _, _ := strings.Cut(strings.TrimRight(string(data), "\x00\n"), " (")
-	if have != want {
-		return []string{fmt.Sprintf("security label %q, granted %q", have, want)}
-	}
-	return nil
 }
 
-// labelOf is the security label that a spec asks for; empty: none, or any.
-func labelOf(spec *specs.Spec) string {
-	want := spec.Process.SelinuxLabel
-	if want == "" {
-		want = spec.Process.ApparmorProfile
+// labelAt reads the security label of a thread; without a security module there is none.
+func labelAt(pid, tid int) (string, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(tid), "attr", "current"))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
+		return "", nil
 	}
-	if want == "unconfined" {
-		return ""
+	return labelIn(data), err
+}
+
+// labelIn is the label in what the kernel says of one: SELinux' ends with a zero, AppArmor's has the profile's mode behind it.
+func labelIn(data []byte) string {
+	label := strings.TrimRight(string(data), "\x00\n")
+	if mode := strings.LastIndex(label, " ("); mode > 0 && strings.HasSuffix(label, ")") {
+		label = label[:mode]
 	}
-	return want
+	return label
 }
 
 // verifyNamespaces makes sure that every process of an instance is in the namespaces that it is to join, and in no other of the host's.

@@ -77,6 +77,35 @@ func TestThreadsMayHaveLessThanTheSpecGrantsButNothingMore(t *testing.T) {
 	}
 }
 
+func TestSecurityLabelIsThatOfTheSpecOrOurs(t *testing.T) {
+	const selinux = "system_u:system_r:container_t:s0:c1,c2"
+	for _, c := range []struct {
+		process specs.Process
+		ours    string
+		want    string
+	}{
+		{specs.Process{}, "", ""},
+		{specs.Process{}, "unconfined", "unconfined"},
+		{specs.Process{}, "system_u:system_r:container_runtime_t:s0", "system_u:system_r:container_runtime_t:s0"},
+		{specs.Process{ApparmorProfile: "unconfined"}, "", ""},
+		{specs.Process{ApparmorProfile: "unconfined"}, "containerd", "unconfined"},
+		{specs.Process{ApparmorProfile: "cri-containerd.apparmor.d"}, "", "cri-containerd.apparmor.d"}, // nobody has it: cold, where runc says so
+		{specs.Process{ApparmorProfile: "cri-containerd.apparmor.d"}, "unconfined", "cri-containerd.apparmor.d"},
+		{specs.Process{SelinuxLabel: selinux}, "", selinux},
+	} {
+		if got := labelOf(&c.process, c.ours); got != c.want {
+			t.Errorf("%+v with ours %q: %q, want %q", c.process, c.ours, got, c.want)
+		}
+	}
+	for said, want := range map[string]string{
+		"unconfined\n": "unconfined", "docker-default (enforce)\n": "docker-default", "one (two) (complain)": "one (two)", selinux + "\x00": selinux, "": "",
+	} {
+		if got := labelIn([]byte(said)); got != want {
+			t.Errorf("of %q: %q, want %q", said, got, want)
+		}
+	}
+}
+
 func TestCapabilityThatNobodyKnowsIsAnError(t *testing.T) {
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_FLY"}}}}
 	if _, err := grantOf(spec); err == nil || !strings.Contains(err.Error(), "CAP_FLY") {

@@ -25,6 +25,7 @@ packages=(
 	zstd                                    # images
 	protobuf-compiler                       # make generate
 	iproute2 iptables                       # container networks; CRIU calls iptables
+	xfsprogs btrfs-progs                    # file systems of the tests' own
 )
 
 go_tools=(
