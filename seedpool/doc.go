@@ -53,7 +53,7 @@
 //	├── seeds      <seed id>: api.SeedMeta
 //	└── pools      <seed id>: api.PoolRow, for pools that want spares
 //
-//	<StateDir>/templates/<seed id>   what a template was made from, linked; its keeper's, removed with it or, if that was killed, by us
+//	<StateDir>/templates/<seed id>   what a template was made from, with symlinks to what is large; its keeper's, removed with it or, if that was killed, by us
 //
 // What ends with this boot, not synced: it outlives kill -9, which is all it must, and no claim waits for a disk:
 //

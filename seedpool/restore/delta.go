@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"google.golang.org/protobuf/proto"
@@ -199,5 +200,14 @@ func (s *subtraction) add(address uint64, data []byte, same bool) error {
 		return nil
 	}
 	_, err := s.out.Write(data)
+	return err
+}
+
+// linkFile gives a file another name, which stays when it is removed; in another file system it is copied.
+func linkFile(from, to string) error {
+	err := os.Link(from, to)
+	if errors.Is(err, syscall.EXDEV) {
+		return copyFile(from, to)
+	}
 	return err
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/creds"
 	criucore "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
@@ -20,6 +19,8 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/timer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // templateBase is added to the ids of a template's processes and threads. The low ones of its pid namespace are CRIU's own and the zygote's.
@@ -361,18 +362,34 @@ func (e *templateEdit) rest(tasks map[uint32][]uint32) error {
 		default:
 			return fmt.Errorf("its image has %s: %w", entry.Name(), ErrNoTemplate)
 		}
-		if err := linkFile(filepath.Join(e.from, entry.Name()), filepath.Join(e.to, to)); err != nil {
+		if err := referTo(filepath.Join(e.from, entry.Name()), filepath.Join(e.to, to)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// linkFile gives a file another name; in another file system it is copied. A symlink would not do: the template reads its pages when it has its own root already.
-func linkFile(from, to string) error {
-	err := os.Link(from, to)
-	if errors.Is(err, syscall.EXDEV) {
+// referTo gives a file another name, and leaves it as it is: stat says of a seed's files whether they were touched since they were checked. A symlink inside the mount that both
+// are in leads there also for the template, which reads its pages when it has its own root already. Between mounts the file is copied.
+func referTo(from, to string) error {
+	source, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	same, err := linux.SameMount(filepath.Dir(source), dir)
+	if err != nil {
+		return err
+	}
+	if !same {
 		return copyFile(from, to)
 	}
-	return err
+	rel, err := filepath.Rel(dir, source)
+	if err != nil {
+		return err
+	}
+	return os.Symlink(rel, to)
 }

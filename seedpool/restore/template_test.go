@@ -69,6 +69,7 @@ func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
 		t.Fatalf("it has threads %v only", tids)
 	}
 	s := b.dump(c)
+	untouched := changes(t, s.images)
 	p := b.prepare(s)
 	o := TemplateOptions{Options: p.o, Caps: allCaps(t)}
 	o.PIDNS, o.MountNS = b.holder()
@@ -115,6 +116,30 @@ func TestTemplateIsTheProcessWithOtherIdsAndAllPrivileges(t *testing.T) {
 	if ticks != spent {
 		t.Errorf("it has run for %s ticks, was made in %s", ticks, spent)
 	}
+	if err := os.RemoveAll(o.WorkDir); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(untouched, changes(t, s.images)); diff != "" {
+		t.Errorf("the seed's files were touched, and would be read again to see whether they are right: %s", diff)
+	}
+}
+
+// changes are the times at which the files of a directory, or what stat says of them, were changed last.
+func changes(t *testing.T, dir string) map[string]syscall.Timespec {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := make(map[string]syscall.Timespec)
+	for _, entry := range list {
+		var st syscall.Stat_t
+		if err := syscall.Lstat(dir+"/"+entry.Name(), &st); err != nil {
+			t.Fatal(err)
+		}
+		times[entry.Name()] = st.Ctim
+	}
+	return times
 }
 
 // stateAndTicks are the state of a process and how long it was in user mode.
