@@ -97,6 +97,8 @@ type Policy struct {
 // Forking says whether instances are cloned from a template.
 type Forking struct {
 	Enabled bool `toml:"enabled"`
+	// Idle is how long a template is kept of which nobody has made use; 0: as long as there is memory.
+	Idle Duration `toml:"idle"`
 }
 
 // Storing says where the memory of seeds is kept.
@@ -170,6 +172,7 @@ func Default() Config {
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
+		Fork:           Forking{Idle: Duration(10 * time.Minute)},
 		Seeds:          Keeping{Rebuild: true, AutoAllow: []string{"*"}, AutoDeny: []string{}, AutoSpares: 1, AutoMax: 16, AutoUnused: Duration(7 * 24 * time.Hour)},
 		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20, WakeWait: Duration(5 * time.Second), CPUWeight: 25},
 		GC:             Sweeping{Interval: Duration(time.Hour)},
@@ -255,7 +258,7 @@ func (c Config) Validate() error {
 	for _, d := range []struct {
 		key   string
 		value Duration
-	}{{"pool.max_age", c.Pool.MaxAge}, {"gc.interval", c.GC.Interval}, {"seeds.auto_unused", c.Seeds.AutoUnused}} {
+	}{{"pool.max_age", c.Pool.MaxAge}, {"gc.interval", c.GC.Interval}, {"fork.idle", c.Fork.Idle}, {"seeds.auto_unused", c.Seeds.AutoUnused}} {
 		if d.value != 0 && d.value < Duration(time.Second) {
 			return fmt.Errorf("%s = %q: want 0s, or at least 1s", d.key, time.Duration(d.value))
 		}
@@ -333,6 +336,10 @@ quota = %q
 # change. What cannot be cloned is restored.
 enabled = %t
 
+# A template is made for the first start that could have been cloned, and for spares. One from which nothing was cloned for this time, and whose pool wants no spares, is given
+# up; the next start that could have been cloned has it made again. 0s: it is given up only when memory is short.
+idle = %q
+
 [seeds]
 # true: a seed that is stale, or whose image's name stands for another image now, is baked again as it was baked, in the background. false: a person has to.
 rebuild = %t
@@ -384,7 +391,7 @@ cpu_weight = %d
 interval = %q
 `, c.RunDir, c.StateDir, c.CgroupRoot, c.CRIU, c.Runc, c.Containerd, c.Shim, c.IdleShims, c.RefillParallel,
 		time.Duration(c.RefillBackoff), time.Duration(c.BindTimeout), c.MetricsAddress, c.LogLevel,
-		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, c.Seeds.Rebuild, c.Seeds.Disk.String(),
+		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, time.Duration(c.Fork.Idle), c.Seeds.Rebuild, c.Seeds.Disk.String(),
 		c.Seeds.Auto, tomlList(c.Seeds.AutoAllow), tomlList(c.Seeds.AutoDeny), c.Seeds.AutoSpares, c.Seeds.AutoMax, time.Duration(c.Seeds.AutoUnused),
 		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(),
 		c.Pool.WakesParallel, time.Duration(c.Pool.WakeWait), c.Pool.CPUWeight, time.Duration(c.GC.Interval))

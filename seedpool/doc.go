@@ -42,6 +42,11 @@
 // other, of the emptiest pool first (refill.go), of a higher priority before all others; one that is too old is replaced when all are full. While memory is short
 // (pressure.go: little available, tasks waiting for it, spares near a limit) spares are given back, those of the lowest priority and then of the fullest pool first, and none
 // are made; what runs is never touched.
+//
+// A template (templates.go) is made after a start that was restored and could have been a clone, or for a spare, and given up when nothing was cloned from it for long and its pool
+// wants no spares. While memory is short and there are no spares left, the template that was used least recently goes, then copies of seeds in memory that no instance shares.
+// What was given up is made again when it is wanted next. A start asks for a clone only while a template stands, and not for a while after clones have failed.
+//
 // Equal memory of spares that were booted is merged if their seed asks for it (merge.go, merge_burst.go).
 //
 // # State

@@ -33,6 +33,11 @@ const (
 	EventAsleep      = "asleep"
 	EventAwake       = "awake"
 	EventMerged      = "merged"
+	// EventTemplateMade and what follows are about what a keeper has in memory for later instances.
+	EventTemplateMade   = "template-made"
+	EventTemplateFailed = "template-failed"
+	EventTemplateGone   = "template-given-up"
+	EventMemoryGone     = "memory-given-up"
 )
 
 // movedTo is the event of an instance that has come into a phase.

@@ -1,5 +1,7 @@
 package seedpool
 
+import "time"
+
 // Foresee says how a container that is about to be created may be woken, as far as its image says: from a ready spare, or as a clone of a template that stands.
 func (p *Pool) Foresee(namespace, id string) (f Foreseen) {
 	upperdir, chain := p.rootfs.Container(namespace, id)
@@ -16,7 +18,7 @@ func (p *Pool) Foresee(namespace, id string) (f Foreseen) {
 		if len(s.ready) > 0 {
 			return Foreseen{RungThaw, upperdir}
 		}
-		if p.config.Fork.Enabled && s.fork.cloned && s.fork.refused == "" {
+		if p.config.Fork.Enabled && s.fork.stands && s.fork.obstacle(time.Now()) == "" {
 			f = Foreseen{RungFork, upperdir}
 		}
 	}

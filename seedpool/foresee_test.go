@@ -41,12 +41,12 @@ func TestASpareIsForeseenForAContainerOfItsImage(t *testing.T) {
 		defer p.mu.Unlock()
 		p.config.Fork.Enabled, s.fork = true, f
 	}
-	fork(forkState{cloned: true})
+	fork(forkState{stands: true})
 	foresee("a spare and a template", "ns", "c1", who.upperdir)
 	b.fill(s, 0)
 	rung = RungFork
 	foresee("a template", "ns", "c1", who.upperdir)
-	fork(forkState{cloned: true, refused: "its zygote has died"})
+	fork(forkState{stands: true, refused: "its zygote has died"})
 	foresee("a template that has gone", "ns", "c1", "")
 	fork(forkState{})
 	foresee("no template yet", "ns", "c1", "")

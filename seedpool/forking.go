@@ -3,8 +3,10 @@ package seedpool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -16,10 +18,18 @@ import (
 
 // forkState is what is known of a seed's template. A keeper that has ended takes the knowledge with it.
 type forkState struct {
-	// cloned: an instance was.
-	cloned bool
-	// refused says why no instance will be; empty: nothing is known to stand in the way.
+	// stands: instances can be cloned from it.
+	stands bool
+	// wanted: a start could have been a clone, had it stood.
+	wanted bool
+	// refused says why there will be none; empty: nothing is known to stand in the way.
 	refused string
+	// failures in a row of clones, or of the making, that need not happen again, the last one's error, and when it may be tried again.
+	failures int
+	failed   string
+	retryAt  time.Time
+	// last is what has become of the template last, for people.
+	last string
 }
 
 // word is the state for people.
@@ -27,17 +37,33 @@ func (f forkState) word() string {
 	switch {
 	case f.refused != "":
 		return "no"
-	case f.cloned:
+	case f.stands:
 		return "yes"
+	case f.last != "":
+		return "not now"
 	}
 	return "not tried"
 }
 
-// unforkable says why a seed's instances cannot be cloned; empty: they may.
+// obstacle says why no instance will be cloned now; empty: nothing stands in the way.
+func (f forkState) obstacle(now time.Time) string {
+	if wait := f.retryAt.Sub(now); f.refused == "" && wait > 0 {
+		return fmt.Sprintf("not for %s, after %d failures: %s", wait.Round(time.Second), f.failures, f.failed)
+	}
+	return f.refused
+}
+
+// fail notes a failure that need not happen again.
+func (f *forkState) fail(now time.Time, err error, longest time.Duration) {
+	f.failures++
+	f.failed, f.retryAt = err.Error(), now.Add(backoff(f.failures, firstBackoff, longest))
+}
+
+// unforkable says why a seed's instances cannot be cloned now; empty: they may.
 func (p *Pool) unforkable(s *seed) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return s.fork.refused
+	return s.fork.obstacle(time.Now())
 }
 
 func (p *Pool) templatePlace(seedID string) *api.TemplatePlace {
@@ -58,15 +84,44 @@ func (p *Pool) fork(ctx context.Context, s *seed, k *keeperConn, r *api.MakeRequ
 	defer p.mu.Unlock()
 	switch {
 	case err == nil:
-		s.fork.cloned = true
+		p.standsLocked(s)
 		return made, nil
 	case errdefs.IsFailedPrecondition(err):
-		s.fork.refused = err.Error()
+		p.refusedLocked(s, err)
 		return nil, refuse(ReasonNotForkable, err)
 	case errdefs.IsUnavailable(err):
+		s.fork.stands = false
 		return nil, refuse(ReasonNoTemplate, err)
+	case ctx.Err() == nil:
+		s.fork.fail(time.Now(), err, time.Duration(p.config.RefillBackoff))
 	}
 	return nil, refuse(ReasonForkFailed, err)
+}
+
+// standsLocked notes that a seed's template stands and was of use. The caller holds Pool.mu.
+func (p *Pool) standsLocked(s *seed) {
+	if !s.fork.stands {
+		s.fork.last = "made at " + time.Now().Format(time.RFC3339)
+		p.events.tell(&api.Event{Kind: EventTemplateMade, Namespace: s.namespace, Seed: s.meta.Info.Name})
+		p.metrics.templates.WithLabelValues("made").Inc()
+	}
+	s.fork = forkState{stands: true, last: s.fork.last}
+}
+
+// refusedLocked notes that there will be no template as long as the keeper lives. The caller holds Pool.mu.
+func (p *Pool) refusedLocked(s *seed, err error) {
+	s.fork = forkState{refused: err.Error()}
+	p.events.tell(&api.Event{Kind: EventTemplateFailed, Namespace: s.namespace, Seed: s.meta.Info.Name, Detail: err.Error()})
+	p.metrics.templates.WithLabelValues("failed").Inc()
+}
+
+// noteBadClone notes that a clone could not be made the container that it was cloned for: the next start is not to lose its time in the same way.
+func (p *Pool) noteBadClone(i *instance, reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.seeds[i.seed]; s != nil && i.row.Restored && i.row.Instance.Cloned {
+		s.fork.fail(time.Now(), fmt.Errorf("clone was given back: %s", reason), time.Duration(p.config.RefillBackoff))
+	}
 }
 
 // forkOrRestore makes a spare: a clone if it can be one.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 
@@ -95,6 +96,7 @@ type testKeeper struct {
 	mu        sync.Mutex
 	instances map[string]*testInstance
 	making    int
+	template  bool
 	retired   bool
 }
 
@@ -116,6 +118,11 @@ func (k *testKeeper) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeR
 	}
 	if said, err := os.ReadFile(k.args.Socket + ".fail"); err == nil {
 		return nil, errors.New(strings.TrimSpace(string(said)))
+	}
+	if r.Template != nil {
+		if err := k.makeTemplate(); err != nil {
+			return nil, err
+		}
 	}
 	group := linux.Cgroup{Path: r.Cgroup}
 	dir, err := group.Open()
@@ -147,6 +154,33 @@ func (k *testKeeper) Make(ctx context.Context, r *api.MakeRequest) (_ *api.MakeR
 		return &api.MakeResponse{Instance: i.message}, nil
 	}
 	return &api.MakeResponse{Instance: i.message}, group.Freeze(ctx)
+}
+
+// makeTemplate notes that there is a template, unless a file <socket>.unforkable says why there can be none.
+func (k *testKeeper) makeTemplate() error {
+	if said, err := os.ReadFile(k.args.Socket + ".unforkable"); err == nil {
+		return fmt.Errorf("%s: %w", strings.TrimSpace(string(said)), errdefs.ErrFailedPrecondition)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.template = true
+	return nil
+}
+
+func (k *testKeeper) MakeTemplate(_ context.Context, r *api.MakeRequest) (*api.Empty, error) {
+	if len(r.Overlay) == 0 || r.Template == nil || len(r.Spec) == 0 {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("no template can be made of %v: %w", r, errdefs.ErrInvalidArgument))
+	}
+	return &api.Empty{}, errgrpc.ToGRPC(k.makeTemplate())
+}
+
+// GiveUp says that there was all that it is asked to give up.
+func (k *testKeeper) GiveUp(_ context.Context, r *api.GiveUpRequest) (*api.GiveUpResponse, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	had := &api.GiveUpResponse{Template: r.Template && k.template, Memory: r.Memory}
+	k.template = k.template && !r.Template
+	return had, nil
 }
 
 func (k *testKeeper) done() {
@@ -193,7 +227,7 @@ func (k *testKeeper) Kill(ctx context.Context, r *api.InstanceRef) (*api.Empty, 
 func (k *testKeeper) ListInstances(context.Context, *api.Empty) (*api.ListInstancesResponse, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	resp := &api.ListInstancesResponse{Pid: int64(os.Getpid())}
+	resp := &api.ListInstancesResponse{Pid: int64(os.Getpid()), Template: k.template}
 	for _, i := range k.instances {
 		resp.Instances = append(resp.Instances, i.message)
 	}

@@ -33,9 +33,11 @@ type keepers struct {
 // keeperConn is one connection. It is never used again once it has ended.
 type keeperConn struct {
 	api.KeeperService
-	pid    int64
-	client *ttrpc.Client
-	ended  <-chan struct{}
+	pid int64
+	// template: when we connected there was one.
+	template bool
+	client   *ttrpc.Client
+	ended    <-chan struct{}
 }
 
 // alive says whether the keeper's end of the connection is there.
@@ -93,7 +95,7 @@ func (k *keepers) find(ctx context.Context, seed string) (*keeperConn, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ask keeper of seed %s: %w", seed, errgrpc.ToNative(err)), client.Close())
 	}
-	found.pid = hello.Pid
+	found.pid, found.template = hello.Pid, hello.Template
 	k.mu.Lock()
 	other := k.open[seed]
 	if other == nil || !other.alive() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -47,8 +48,15 @@ func (p *Pool) load(ctx context.Context, s *seed) (*loaded, error) {
 	if s.retired {
 		return nil, fail(errdefs.ErrNotFound, "seed %s was removed", s.meta.Info.Name)
 	}
-	s.keeperPID = k.pid
+	s.keptByLocked(k)
 	return &loaded{keeper: k, images: images, spec: spec, meta: s.meta}, nil
+}
+
+// keptByLocked notes the seed's keeper, and, of one that was not known, whether it has a template. The caller holds Pool.mu.
+func (s *seed) keptByLocked(k *keeperConn) {
+	if s.keeperPID != k.pid {
+		s.keeperPID, s.fork.stands, s.served = k.pid, k.template, time.Now()
+	}
 }
 
 // check compares the seed's files with what is known of them. The caller holds s.load.

@@ -66,9 +66,18 @@ func (p *Pool) make(ctx context.Context, s *seed, i *instance, overlay []string,
 		return nil, p.explain(err)
 	}
 	p.point("instance made")
+	p.noteUse(s, made)
 	made.Instance.Id, made.Instance.Seed = i.id, s.id
 	made.Instance.Keeper = p.paths.KeeperSocket(s.id)
 	return made, nil
+}
+
+// noteUse notes that an instance was made.
+func (p *Pool) noteUse(s *seed, made *api.MakeResponse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.served = time.Now()
+	s.hot = s.hot || made.Instance.Memory != ""
 }
 
 // explain tells a full disk from other reasons for a failed restore: CRIU's own error is often another one.

@@ -21,6 +21,8 @@ type metrics struct {
 	refills   *prometheus.CounterVec
 	rebuilds  *prometheus.CounterVec
 	automatic *prometheus.CounterVec
+	templates *prometheus.CounterVec
+	givenUp   *prometheus.CounterVec
 }
 
 // startBuckets reach from a thaw to a slow cold start.
@@ -47,8 +49,14 @@ func newMetrics(p *Pool) *metrics {
 		automatic: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sprout_automatic_total", Help: "Seeds that sproutd has baked of containers that were started cold, by result (made, failed).",
 		}, []string{"result"}),
+		templates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sprout_template_total", Help: "Templates that were to be made, by result (made, failed).",
+		}, []string{"result"}),
+		givenUp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sprout_given_up_total", Help: "What was in memory for later instances and was given up (template, memory: a seed's shared copy), by reason (idle, pressure).",
+		}, []string{"what", "reason"}),
 	}
-	m.registry.MustRegister(m.starts, m.fallbacks, m.seconds, m.refills, m.rebuilds, m.automatic, &poolCollector{pool: p})
+	m.registry.MustRegister(m.starts, m.fallbacks, m.seconds, m.refills, m.rebuilds, m.automatic, m.templates, m.givenUp, &poolCollector{pool: p})
 	return m
 }
 
@@ -123,12 +131,13 @@ var (
 	pagesDesc   = prometheus.NewDesc("sprout_pages_bytes", "Seeds in the page store: their memory, and what it takes on disk.", []string{"of"}, nil)
 	memoryDesc  = prometheus.NewDesc("sprout_memory_bytes", "Memory of the processes of a seed: logical (all that is mapped), physical (its part of what is shared), private. Renewed every 30 s.", []string{"namespace", "seed", "of"}, nil)
 	shortDesc   = prometheus.NewDesc("sprout_pressure", "1 while no spares are made because memory is short, else 0.", nil, nil)
+	templDesc   = prometheus.NewDesc("sprout_templates", "Templates that stand in memory: instances are cloned from them.", nil, nil)
 	seedsDesc   = prometheus.NewDesc("sprout_seeds", "Seeds by phase.", []string{"phase"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *poolCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, evictedDesc, pagesDesc, memoryDesc, shortDesc, seedsDesc} {
+	for _, d := range []*prometheus.Desc{sparesDesc, claimedDesc, failedDesc, evictedDesc, pagesDesc, memoryDesc, shortDesc, templDesc, seedsDesc} {
 		out <- d
 	}
 }
@@ -139,7 +148,11 @@ func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 	pools := make([]*api.PoolInfo, 0, len(c.pool.seeds))
 	claimed := make(map[string]uint32)
 	phases := map[string]int{SeedReady: 0, SeedBad: 0, SeedStale: 0}
+	templates := 0
 	for _, s := range c.pool.seeds {
+		if s.fork.stands {
+			templates++
+		}
 		pools = append(pools, c.pool.infoLocked(s))
 		claimed[s.id] = 0
 		phases[s.meta.Info.Phase]++
@@ -158,6 +171,7 @@ func (c *poolCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(failedDesc, prometheus.CounterValue, float64(p.FailedTotal), p.Namespace, p.Name)
 		out <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(p.EvictedTotal), p.Namespace, p.Name)
 	}
+	out <- prometheus.MustNewConstMetric(templDesc, prometheus.GaugeValue, float64(templates))
 	for phase, n := range phases {
 		out <- prometheus.MustNewConstMetric(seedsDesc, prometheus.GaugeValue, float64(n), phase)
 	}

@@ -49,6 +49,8 @@ type Pool struct {
 	requests sync.WaitGroup
 	// wake tells the refiller that something has changed.
 	wake chan struct{}
+	// asked tells the keeper of templates that one is wanted.
+	asked chan struct{}
 	// starts are those for which spares have been asked.
 	starts calm
 	// turns bound the starts for which instances are made.
@@ -108,6 +110,10 @@ type seed struct {
 	used time.Time
 	// kept is what the row says of used.
 	kept time.Time
+	// hot: its keeper has a copy of its memory that instances share.
+	hot bool
+	// served is when an instance was made of it last.
+	served time.Time
 }
 
 // whole says whether images are in its directory, with their memory. What is in the page store is compared by a restore.
@@ -141,7 +147,7 @@ func Open(ctx context.Context, c Config, rootfs Rootfs, pages Pages, images Imag
 func newPool(c Config, rootfs Rootfs) *Pool {
 	p := &Pool{
 		config: c, paths: c.Paths(), rootfs: rootfs, criu: restore.CRIU{Path: lookPath(c.CRIU)}, point: func(string) {},
-		wake: make(chan struct{}, 1), turns: newTurns(c.Pool.WakesParallel), merging: merging{wake: make(chan struct{}, 1)}, automatic: newAutomatic(), recovered: make(chan struct{}),
+		wake: make(chan struct{}, 1), asked: make(chan struct{}, 1), turns: newTurns(c.Pool.WakesParallel), merging: merging{wake: make(chan struct{}, 1)}, automatic: newAutomatic(), recovered: make(chan struct{}),
 		seeds: make(map[string]*seed), instances: make(map[string]*instance), baking: make(map[string]bool), young: make(map[string]bool), busy: make(map[string]chan struct{}),
 	}
 	p.keepers = &keepers{paths: p.paths, lost: p.keeperLost, open: make(map[string]*keeperConn)}
@@ -189,6 +195,7 @@ func (p *Pool) open(ctx context.Context) error {
 		p.recover(p.life)
 		close(p.recovered)
 		p.tasks.Go(func() { p.refill(p.life) })
+		p.tasks.Go(func() { p.keepTemplates(p.life) })
 		p.tasks.Go(func() { p.watchMemory(p.life) })
 		p.tasks.Go(func() { p.mergeMemory(p.life) })
 		p.tasks.Go(func() { p.keepSeeds(p.life) })

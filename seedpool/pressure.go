@@ -26,6 +26,12 @@ const (
 	restAfterPressure = 10 * time.Second
 )
 
+// Why the machine's memory is short, whatever spares may take.
+const (
+	shortOfMemory = "too little memory is available"
+	waitForMemory = "tasks wait for memory"
+)
+
 // memoryState is what is known of the machine's memory, in bytes.
 type memoryState struct {
 	available uint64
@@ -57,9 +63,9 @@ func (g *memoryGuard) look(now time.Time, m memoryState, policy Policy) (short s
 	near := func(used, limit uint64) bool { return limit != 0 && float64(used) > float64(limit)*nearLimit }
 	switch {
 	case m.available < uint64(policy.KeepFree):
-		short = "too little memory is available"
+		short = shortOfMemory
 	case stalled > stalledTooLong:
-		short = "tasks wait for memory"
+		short = waitForMemory
 	case near(m.spares, uint64(policy.Memory)):
 		short = "spares take what they may"
 	case near(m.charged, m.limit):
@@ -78,7 +84,8 @@ func (g *memoryGuard) wait(now time.Time) (time.Duration, string) {
 	return max(0, g.until.Sub(now)), g.short
 }
 
-// watchMemory gives spares back while memory is short, until ctx ends. Containers that run are never touched.
+// watchMemory gives memory back while it is short, until ctx ends: spares first, then templates, then copies of seeds that no instance shares. Containers that run are never
+// touched.
 func (p *Pool) watchMemory(ctx context.Context) {
 	again := time.NewTicker(lookAtMemory)
 	defer again.Stop()
@@ -87,7 +94,7 @@ func (p *Pool) watchMemory(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-again.C:
-			if !p.wantsAny(now) {
+			if !p.holdsAny(now) {
 				continue
 			}
 			m, err := p.memoryState()
@@ -102,12 +109,12 @@ func (p *Pool) watchMemory(ctx context.Context) {
 	}
 }
 
-// wantsAny says whether there are spares, or will be.
-func (p *Pool) wantsAny(now time.Time) bool {
+// holdsAny says whether there is something in memory for later starts, or will be.
+func (p *Pool) holdsAny(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.seeds {
-		if len(s.ready) > 0 || p.wantedLocked(s, now) > 0 {
+		if len(s.ready) > 0 || s.fork.stands || s.hot || p.wantedLocked(s, now) > 0 {
 			return true
 		}
 	}
@@ -173,6 +180,9 @@ func (p *Pool) evict(ctx context.Context, short string, m memoryState) {
 	}
 	if most == nil {
 		p.mu.Unlock()
+		if short == shortOfMemory || short == waitForMemory {
+			p.giveUpOne(ctx, short)
+		}
 		return
 	}
 	n := (len(most.ready) + 3) / 4

@@ -64,7 +64,7 @@ const (
 const (
 	// ReasonNotForkable: the seed's process has something that a clone could not have; the detail names all of it.
 	ReasonNotForkable Reason = "not-forkable"
-	// ReasonNoTemplate: the seed's template is still being made.
+	// ReasonNoTemplate: the seed's template is not there: it was not needed yet, is being made, or was given up.
 	ReasonNoTemplate Reason = "no-template"
 	ReasonForkFailed Reason = "fork-failed"
 )
@@ -118,7 +118,7 @@ var hints = map[Reason]string{
 	ReasonMemoryNotReady:    "nothing: the seed's memory is read once after its keeper has started, and later starts share it",
 	ReasonMemoryNotShared:   "the detail and the keeper's log say why; [restore] shared = false stops the attempts",
 	ReasonNotForkable:       "`sprout seed inspect NAME` lists what stands in the way, and what can be done about it",
-	ReasonNoTemplate:        "nothing: the template is made once after the seed's keeper has started, and later starts are cloned from it",
+	ReasonNoTemplate:        "nothing: the template is made after the start, for those that come later; [fork] idle says how long it is kept",
 	ReasonForkFailed:        "the detail and the keeper's log say why; [fork] enabled = false stops the attempts",
 	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
 	ReasonBusy:              "keep more spares (sprout pool set NAME --spares N --max M): [pool] wakes_parallel bounds how many instances are made for starts at a time",

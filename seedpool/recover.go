@@ -73,7 +73,7 @@ func (p *Pool) recoverKeepers(ctx context.Context) error {
 		}
 		p.mu.Lock()
 		if s := p.seeds[seedID]; s != nil {
-			s.keeperPID = k.pid
+			s.keptByLocked(k)
 		}
 		p.mu.Unlock()
 		return p.endStrays(ctx, k)

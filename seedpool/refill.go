@@ -316,7 +316,7 @@ func (p *Pool) keeperLost(seedID string) {
 	var spares []*instance
 	if s != nil {
 		spares = append(spares, s.ready...)
-		s.keeperPID, s.fork = 0, forkState{}
+		s.keeperPID, s.fork, s.hot = 0, forkState{}, false
 		p.events.tell(&api.Event{Kind: EventKeeperEnded, Namespace: s.namespace, Seed: s.meta.Info.Name})
 	}
 	p.mu.Unlock()

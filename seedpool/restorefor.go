@@ -39,6 +39,9 @@ func (p *Pool) restoreFor(ctx context.Context, seedID string, who claimant, wher
 	if s.booted {
 		return nil, refuse(ReasonPrestart, fail(errdefs.ErrFailedPrecondition, "seed %s has no image", s.id))
 	}
+	if where.fork && !p.templateStands(s) {
+		return nil, refuse(ReasonNoTemplate, fail(errdefs.ErrUnavailable, "seed %s has no template", s.id))
+	}
 	p.abandoned(ctx, who)
 	i, err := p.begin(s.id, func(row *api.InstanceRow) {
 		row.Restored = true

@@ -19,6 +19,7 @@ func (s *service) Discard(ctx context.Context, r *api.DiscardRequest) (_ *api.Em
 		return &api.Empty{}, nil
 	}
 	log.G(ctx).WithFields(log.Fields{"id": i.id, "seed": i.seed, "reason": r.Reason}).Info("discard instance")
+	s.pool.noteBadClone(i, r.Reason)
 	if err := s.pool.destroyAlone(ctx, i, fateRenew); err != nil {
 		return nil, err
 	}

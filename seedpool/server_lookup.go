@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
@@ -46,6 +47,9 @@ type candidate struct {
 	meta    *api.SeedMeta
 	spares  int
 	differs []string
+	// template: it stands; unforkable says why nothing is cloned from it.
+	template   bool
+	unforkable string
 }
 
 // lookup finds the seed that a container can be started from, or says why there is none.
@@ -61,7 +65,10 @@ func (p *Pool) lookup(namespace, chain string, key *api.Key) *api.LookupResponse
 	case best.meta.Info.Phase == SeedStale:
 		return &api.LookupResponse{Reason: string(ReasonSeedStale), Detail: best.meta.Info.Name + ": " + best.meta.Info.Reason}
 	}
-	return &api.LookupResponse{Seed: best.meta.Info, Spares: uint32(best.spares), Forks: p.config.Fork.Enabled && !isBooted(best.meta.Info), Unforkable: p.unforkable(best.seed)}
+	return &api.LookupResponse{
+		Seed: best.meta.Info, Spares: uint32(best.spares),
+		Forks: p.config.Fork.Enabled && !isBooted(best.meta.Info), Unforkable: best.unforkable, Template: best.template,
+	}
 }
 
 // nearest is the candidate that differs least, one that is ready before one that is not, the newest first. A seed of another image is a candidate only when
@@ -76,7 +83,7 @@ func (p *Pool) nearest(namespace, chain string, key *api.Key) *candidate {
 	var all []candidate
 	for _, s := range p.seeds {
 		if s.meta.Info.Namespace == namespace {
-			all = append(all, candidate{seed: s, meta: s.meta, spares: len(s.ready)})
+			all = append(all, candidate{seed: s, meta: s.meta, spares: len(s.ready), template: s.fork.stands, unforkable: s.fork.obstacle(time.Now())})
 		}
 	}
 	p.mu.Unlock()

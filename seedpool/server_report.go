@@ -21,6 +21,9 @@ func (s *service) Report(ctx context.Context, r *api.ReportRequest) (_ *api.Repo
 	p := s.pool
 	p.metrics.started(start)
 	p.noteDemand(start.Seed)
+	if Rung(start.Rung) == RungRestore {
+		p.wantTemplate(start.Seed)
+	}
 	p.tellStart(start)
 	answer := &api.ReportResponse{}
 	if Rung(start.Rung) == RungCold {

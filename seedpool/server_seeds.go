@@ -59,7 +59,7 @@ func (s *service) InspectSeed(ctx context.Context, r *api.SeedRef) (_ *api.SeedI
 	info.Pages = usage
 	info.Forkable, info.Unforkable = "off", ""
 	if s.pool.config.Fork.Enabled {
-		info.Forkable, info.Unforkable = one.fork.word(), one.fork.refused
+		info.Forkable, info.Unforkable, info.Template = one.fork.word(), one.fork.obstacle(time.Now()), one.fork.last
 	}
 	info.Merging = s.pool.mergingLocked(one)
 	return info, nil

@@ -137,7 +137,7 @@ func (p *Pool) behind(namespace string) (list []*measurable) {
 			keeper.pid = s.keeperPID
 			list = append(list, keeper)
 		}
-		if s.fork.cloned {
+		if s.fork.stands {
 			template := of(kindTemplate, "")
 			template.cgroups = append(template.cgroups, p.templateCgroup(s.id))
 			list = append(list, template)

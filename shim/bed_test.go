@@ -390,7 +390,7 @@ func (l *bedListener) die() error {
 
 func (p *bedPool) Lookup(_ context.Context, r *api.LookupRequest) (*api.LookupResponse, error) {
 	seed := &api.SeedInfo{Id: "s1", Name: "bed", Key: r.Key}
-	return &api.LookupResponse{Seed: seed, Spares: p.spares, Forks: p.forks}, p.failure("Lookup")
+	return &api.LookupResponse{Seed: seed, Spares: p.spares, Forks: p.forks, Template: p.forks}, p.failure("Lookup")
 }
 
 func (p *bedPool) Claim(_ context.Context, r *api.ClaimRequest) (*api.ClaimResponse, error) {
@@ -633,6 +633,14 @@ func (bedKeeper) Kill(context.Context, *api.InstanceRef) (*api.Empty, error) {
 }
 
 func (bedKeeper) ListInstances(context.Context, *api.Empty) (*api.ListInstancesResponse, error) {
+	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
+}
+
+func (bedKeeper) MakeTemplate(context.Context, *api.MakeRequest) (*api.Empty, error) {
+	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
+}
+
+func (bedKeeper) GiveUp(context.Context, *api.GiveUpRequest) (*api.GiveUpResponse, error) {
 	return nil, errgrpc.ToGRPC(errdefs.ErrNotImplemented)
 }
 

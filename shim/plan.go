@@ -114,8 +114,12 @@ func plan(req request, found *api.LookupResponse) []step {
 	if found.GetSeed().GetMode() == seedpool.ModePrestart {
 		restore.pass(seedpool.ReasonPrestart, found.Seed.Name)
 	}
-	if found != nil && found.Unforkable != "" {
+	switch {
+	case found == nil:
+	case found.Unforkable != "":
 		fork.pass(seedpool.ReasonNotForkable, found.Unforkable)
+	case !found.Template:
+		fork.pass(seedpool.ReasonNoTemplate, found.GetSeed().GetName())
 	}
 	if found.GetSeed().GetOwnNamespaces() && req.joined() != "" {
 		fork.pass(seedpool.ReasonOwnNamespaces, found.Seed.Name)

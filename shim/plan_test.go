@@ -29,7 +29,11 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 		return found
 	}
 	forks := func(found *api.LookupResponse, unforkable string) *api.LookupResponse {
-		found.Forks, found.Unforkable = true, unforkable
+		found.Forks, found.Template, found.Unforkable = true, true, unforkable
+		return found
+	}
+	without := func(found *api.LookupResponse) *api.LookupResponse {
+		found.Template = false
 		return found
 	}
 	none := func(reason seedpool.Reason) *api.LookupResponse { return &api.LookupResponse{Reason: string(reason)} }
@@ -61,6 +65,13 @@ func TestPlanTriesEveryRungThatFitsAndSaysWhyNot(t *testing.T) {
 			"seed that cannot be cloned", plain(nil), forks(seed(1), "children: 4"),
 			[]step{
 				try(seedpool.RungThaw), pass(seedpool.RungFork, seedpool.ReasonNotForkable, "children: 4"), try(seedpool.RungRestore), try(seedpool.RungCold),
+			},
+		},
+		{
+			"seed without a template", plain(nil), without(forks(seed(0), "")),
+			[]step{
+				pass(seedpool.RungThaw, seedpool.ReasonNoSpare, "shop"), pass(seedpool.RungFork, seedpool.ReasonNoTemplate, "shop"),
+				try(seedpool.RungRestore), try(seedpool.RungCold),
 			},
 		},
 		{

@@ -75,6 +75,7 @@ func describeSeed(cmd *cli.Command, s *api.SeedInfo) error {
 			{"rootfs layer", bytesText(s.RootfsBytes)},
 			{"processes", fmt.Sprintf("%d (%d threads)", s.Processes, s.Threads)},
 			{"forkable", forkText(s)},
+			{"template", s.Template},
 		}...)
 	}
 	if s.Merging != "" {

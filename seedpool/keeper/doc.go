@@ -6,13 +6,13 @@
 //
 // The keeper of a seed whose instances are booted, one by one (mode prestart), has runc make each, adopts it, and has no template, no shared memory and no CRIU.
 //
-// Life of the seed's memory: the first request for an instance that shares its memory has a hot image made, once; it is there as long as the keeper, and each
+// Life of the seed's memory: the first request for an instance that shares its memory has a hot image made, once; it is there until sproutd has it given up, when no instance has it, or the keeper ends, and each
 // instance's own memory beside it is served until the instance has ended. With the image comes a guard, a child that outlives the keeper as long as an instance that shares is
 // there, and kills those whose shim ends, too; another takes its place when it is killed. An instance that cannot share, and one that somebody waits for while the image
 // is not ready, is given memory of its own; the answer says why.
 //
 // Life of the seed's template, if instances are to be cloned: the first request for a clone has it made, once, in a pid namespace whose first process is a holder
-// (Hold). It is frozen; awake is only its zygote, in a cgroup beside it. When the keeper retires it ends both. When it is killed, the zygote loses its socket and
+// (Hold). It is frozen; awake is only its zygote, in a cgroup beside it. When the keeper retires, or sproutd has it give the template up, it ends both; after that the next request has another made. When it is killed, the zygote loses its socket and
 // ends, the holder ends the template and stays until the last clone has ended, and sproutd removes cgroups and files. A zygote that was killed makes no more
 // clones: its template is ended, clones go on, and the next request for a clone has another template made, a few times. A holder that is killed takes template, zygote and clones with it, as a container's init does its container.
 //

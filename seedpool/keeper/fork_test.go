@@ -39,7 +39,7 @@ func (b *bed) fork(id string) *api.Instance {
 func (b *bed) tryFork(id string) (*api.Instance, error) {
 	b.t.Helper()
 	r := b.request(id)
-	r.Template = &api.TemplatePlace{Dir: filepath.Join(b.dir, "template"), Cgroup: b.root + "/template"}
+	r.Template = b.templatePlace()
 	resp, err := b.Make(b.t.Context(), r)
 	if err != nil {
 		return nil, err
@@ -48,6 +48,10 @@ func (b *bed) tryFork(id string) (*api.Instance, error) {
 		b.t.Logf("%s: %-6s %.1f ms", id, p.Name, float64(p.Nanoseconds)/1e6)
 	}
 	return resp.Instance, nil
+}
+
+func (b *bed) templatePlace() *api.TemplatePlace {
+	return &api.TemplatePlace{Dir: filepath.Join(b.dir, "template"), Cgroup: b.root + "/template"}
 }
 
 func TestClonesAnswerAndEndLikeRestoredInstances(t *testing.T) {
@@ -285,11 +289,28 @@ func TestATemplateWhoseZygoteHasDiedIsFollowedByAnother(t *testing.T) {
 		}
 	}
 	for _, i := range clones {
-		if err := (linux.Cgroup{Path: i.Cgroup}).Thaw(); err != nil {
+		b.answers(i)
+	}
+}
+
+func TestATemplateIsGivenUpAndMadeAgainAndItsClonesGoOn(t *testing.T) {
+	b := newBed(t, "python-demo", "http://:8080/")
+	give := &api.GiveUpRequest{Template: true, Memory: true}
+	for n := range mostGenerations + 1 {
+		if had, err := b.GiveUp(t.Context(), give); err != nil || had.Template != (n > 0) || had.Memory {
+			t.Fatalf("before clone %d there was %v, %v", n, had, err)
+		}
+		if pids, err := (linux.Cgroup{Path: b.root + "/template"}).ProcsBelow(); len(pids) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("its processes %v, %v", pids, err)
+		}
+		r := b.request(fmt.Sprint("template-", n))
+		r.Template = b.templatePlace()
+		if _, err := b.MakeTemplate(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if err := bake.Probe(t.Context(), int(i.Pid), mustReady(t, "http://:8080/")); err != nil {
-			t.Error(err)
+		if hello, err := b.ListInstances(t.Context(), &api.Empty{}); err != nil || !hello.Template || len(hello.Instances) != n {
+			t.Errorf("with a template: %v, %v", hello, err)
 		}
+		b.answers(b.fork(fmt.Sprint("clone-", n)))
 	}
 }

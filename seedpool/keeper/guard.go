@@ -41,7 +41,9 @@ type guard struct {
 	line  *net.UnixConn                    // +checklocks:mu
 	wards map[*restore.Memory]*linux.Pidfd // +checklocks:mu: the first process of each instance
 	count int                              // +checklocks:mu
-	err   error                            // +checklocks:mu
+	// dismissed: it is not needed any more.
+	dismissed bool  // +checklocks:mu
+	err       error // +checklocks:mu
 }
 
 // start starts the first guard.
@@ -88,6 +90,9 @@ func (g *guard) follow(cmd *exec.Cmd, line *net.UnixConn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_ = line.Close()
+	if g.dismissed {
+		return
+	}
 	log.L.WithError(ended).WithField("instances", len(g.wards)).Warn("guard of the instances' memory has ended")
 	if g.err = fmt.Errorf("the last of %d guards has ended", mostGuards); g.count < mostGuards {
 		g.err = g.startLocked()
@@ -102,6 +107,14 @@ func (g *guard) follow(cmd *exec.Cmd, line *net.UnixConn) {
 	if g.err != nil {
 		log.L.WithError(g.err).Error("instances that share their memory are no longer guarded")
 	}
+}
+
+// dismiss lets a guard end that has nothing in its care.
+func (g *guard) dismiss() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dismissed = true
+	_ = g.line.Close()
 }
 
 // protect takes an instance, which has not run yet, in care until forget.

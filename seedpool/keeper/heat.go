@@ -11,7 +11,7 @@ import (
 	"github.com/sproutrun/sprout/seedpool/restore"
 )
 
-// heat is the seed's hot image, which is made once, when the first instance is to share it, and the guard of those who do. It is there as long as the keeper is.
+// heat is the seed's hot image, which is made once, when the first instance is to share it, and the guard of those who do. It is there until it is given up, or the keeper ends.
 type heat struct {
 	guard guard
 	once  sync.Once
@@ -19,6 +19,26 @@ type heat struct {
 	made  chan struct{}
 	image *restore.Hot
 	err   error
+}
+
+func newHeat() *heat { return &heat{made: make(chan struct{})} }
+
+// stands says whether instances can share the image.
+func (h *heat) stands() bool {
+	select {
+	case <-h.made:
+		return h.err == nil
+	default:
+		return false
+	}
+}
+
+// end lets go of an image that stands and that no instance has.
+func (h *heat) end() {
+	h.guard.dismiss()
+	if err := h.image.Close(); err != nil {
+		log.L.WithError(err).Error("let go of the seed's memory")
+	}
 }
 
 // errHeating means that the hot image is still being made.

@@ -66,6 +66,23 @@ func TestInstancesShareTheKeepersMemory(t *testing.T) {
 		t.Errorf("the last, which need not wait: %v", last.Unshared)
 	}
 	b.answers(last.Instance)
+	give := &api.GiveUpRequest{Memory: true}
+	if had, err := b.GiveUp(t.Context(), give); err != nil || had.Memory {
+		t.Errorf("memory that instances share was given up: %v, %v", had, err)
+	}
+	for _, id := range []string{"at-once", "one", "two", "at-once-again"} {
+		if _, err := b.Kill(t.Context(), &api.InstanceRef{Id: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if had, err := b.GiveUp(t.Context(), give); err != nil || !had.Memory {
+		t.Errorf("memory that nobody shares was kept: %v, %v", had, err)
+	}
+	again := b.makeShared("again", false)
+	if again.Unshared != nil {
+		t.Errorf("after that: %v", again.Unshared)
+	}
+	b.answers(again.Instance)
 }
 
 func TestInstanceThatCannotShareHasMemoryOfItsOwn(t *testing.T) {

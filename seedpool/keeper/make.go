@@ -40,7 +40,7 @@ type making struct {
 // makeInstance restores the image of a request, or boots. After an error nothing of the instance is left but files in its directory.
 func (s *server) makeInstance(ctx context.Context, r *api.MakeRequest) (*making, error) {
 	c := s.config
-	m := &making{config: c, heat: &s.heat, templates: s.templates, request: r, made: newInstance(c, r)}
+	m := &making{config: c, heat: s.hot(), templates: s.templates, request: r, made: newInstance(c, r)}
 	defer m.close()
 	err := m.prepare()
 	switch {

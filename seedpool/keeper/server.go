@@ -21,7 +21,8 @@ const restores = 2
 // server serves the Keeper service.
 type server struct {
 	config Config
-	heat   heat
+	// heat is changed under mu, when none is being made.
+	heat *heat
 	// templates are what instances are cloned from.
 	templates *generations
 	// slots bounds the restores under way.
@@ -46,7 +47,7 @@ type call struct {
 
 func newServer(c Config) *server {
 	return &server{
-		config: c, heat: heat{made: make(chan struct{})}, templates: newGenerations(), slots: make(chan struct{}, restores), over: make(chan struct{}),
+		config: c, heat: newHeat(), templates: newGenerations(), slots: make(chan struct{}, restores), over: make(chan struct{}),
 		instances: make(map[string]*instance), making: make(map[string]*call),
 	}
 }
@@ -172,7 +173,7 @@ func (s *server) killed() {
 func (s *server) ListInstances(context.Context, *api.Empty) (*api.ListInstancesResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	resp := &api.ListInstancesResponse{Pid: int64(os.Getpid())}
+	resp := &api.ListInstancesResponse{Pid: int64(os.Getpid()), Template: s.templates.current().stands()}
 	for _, i := range s.instances {
 		resp.Instances = append(resp.Instances, i.message)
 	}
@@ -190,6 +191,13 @@ func (s *server) retire() {
 	defer s.mu.Unlock()
 	s.retired = true
 	s.endWhenIdleLocked()
+}
+
+// hot is the heat that is now.
+func (s *server) hot() *heat {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heat
 }
 
 func (s *server) get(id string) (*instance, error) {

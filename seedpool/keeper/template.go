@@ -76,6 +76,16 @@ func (t *template) get(ctx context.Context, c Config, r *api.MakeRequest, spec *
 	}
 }
 
+// stands says whether instances can be cloned from it.
+func (t *template) stands() bool {
+	select {
+	case <-t.made:
+		return t.err == nil && t.process != nil
+	default:
+		return false
+	}
+}
+
 // make is not repeated when it fails.
 func (t *template) make(c Config, r *api.MakeRequest, spec *specs.Spec) {
 	ctx, cancel := context.WithTimeout(context.Background(), templateTimeout)

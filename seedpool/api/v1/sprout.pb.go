@@ -215,8 +215,10 @@ type LookupResponse struct {
 	// With another reason: what more there is to say.
 	Detail string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
 	// Instances may be cloned on this machine, and why not those of the seed: empty if its template can be, or nobody has tried.
-	Forks         bool   `protobuf:"varint,7,opt,name=forks,proto3" json:"forks,omitempty"`
-	Unforkable    string `protobuf:"bytes,8,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
+	Forks      bool   `protobuf:"varint,7,opt,name=forks,proto3" json:"forks,omitempty"`
+	Unforkable string `protobuf:"bytes,8,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
+	// The seed's template stands.
+	Template      bool `protobuf:"varint,9,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +307,13 @@ func (x *LookupResponse) GetUnforkable() string {
 		return x.Unforkable
 	}
 	return ""
+}
+
+func (x *LookupResponse) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
 }
 
 type ClaimRequest struct {
@@ -2039,6 +2048,8 @@ type SeedInfo struct {
 	// Whether its instances are cloned, in a word; with "no": why not. Told by InspectSeed only.
 	Forkable   string `protobuf:"bytes,19,opt,name=forkable,proto3" json:"forkable,omitempty"`
 	Unforkable string `protobuf:"bytes,20,opt,name=unforkable,proto3" json:"unforkable,omitempty"`
+	// What has become of the template last, in words; empty: nothing yet. Told by InspectSeed only.
+	Template string `protobuf:"bytes,28,opt,name=template,proto3" json:"template,omitempty"`
 	// Its instances have a directory that says which one they are: /run/sprout.
 	Identity bool `protobuf:"varint,21,opt,name=identity,proto3" json:"identity,omitempty"`
 	// What is done when an instance wakes, before its start is over; none: nothing.
@@ -2223,6 +2234,13 @@ func (x *SeedInfo) GetForkable() string {
 func (x *SeedInfo) GetUnforkable() string {
 	if x != nil {
 		return x.Unforkable
+	}
+	return ""
+}
+
+func (x *SeedInfo) GetTemplate() string {
+	if x != nil {
+		return x.Template
 	}
 	return ""
 }
@@ -4959,7 +4977,9 @@ type ListInstancesResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Instances []*Instance            `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
 	// The keeper's own process.
-	Pid           int64 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	Pid int64 `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	// The template stands.
+	Template      bool `protobuf:"varint,3,opt,name=template,proto3" json:"template,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5008,6 +5028,120 @@ func (x *ListInstancesResponse) GetPid() int64 {
 	return 0
 }
 
+func (x *ListInstancesResponse) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+type GiveUpRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The template; clones go on.
+	Template bool `protobuf:"varint,1,opt,name=template,proto3" json:"template,omitempty"`
+	// The seed's copy in memory, if no instance shares it.
+	Memory        bool `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpRequest) Reset() {
+	*x = GiveUpRequest{}
+	mi := &file_sprout_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpRequest) ProtoMessage() {}
+
+func (x *GiveUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpRequest.ProtoReflect.Descriptor instead.
+func (*GiveUpRequest) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *GiveUpRequest) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+func (x *GiveUpRequest) GetMemory() bool {
+	if x != nil {
+		return x.Memory
+	}
+	return false
+}
+
+type GiveUpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What there was.
+	Template      bool `protobuf:"varint,1,opt,name=template,proto3" json:"template,omitempty"`
+	Memory        bool `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpResponse) Reset() {
+	*x = GiveUpResponse{}
+	mi := &file_sprout_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpResponse) ProtoMessage() {}
+
+func (x *GiveUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sprout_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpResponse.ProtoReflect.Descriptor instead.
+func (*GiveUpResponse) Descriptor() ([]byte, []int) {
+	return file_sprout_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *GiveUpResponse) GetTemplate() bool {
+	if x != nil {
+		return x.Template
+	}
+	return false
+}
+
+func (x *GiveUpResponse) GetMemory() bool {
+	if x != nil {
+		return x.Memory
+	}
+	return false
+}
+
 var File_sprout_proto protoreflect.FileDescriptor
 
 const file_sprout_proto_rawDesc = "" +
@@ -5034,7 +5168,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12 \n" +
 	"\x03key\x18\x03 \x01(\v2\x0e.sprout.v1.KeyR\x03key\x12\x1a\n" +
-	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\xeb\x01\n" +
+	"\bupperdir\x18\x04 \x01(\tR\bupperdir\"\x87\x02\n" +
 	"\x0eLookupResponse\x12'\n" +
 	"\x04seed\x18\x01 \x01(\v2\x13.sprout.v1.SeedInfoR\x04seed\x12\x16\n" +
 	"\x06spares\x18\x02 \x01(\rR\x06spares\x12\x16\n" +
@@ -5045,7 +5179,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05forks\x18\a \x01(\bR\x05forks\x12\x1e\n" +
 	"\n" +
 	"unforkable\x18\b \x01(\tR\n" +
-	"unforkable\"\xbf\x01\n" +
+	"unforkable\x12\x1a\n" +
+	"\btemplate\x18\t \x01(\bR\btemplate\"\xbf\x01\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -5180,7 +5315,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tautomatic\x18\x01 \x01(\tR\tautomatic\";\n" +
 	"\aSeedRef\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xf7\x06\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x93\a\n" +
 	"\bSeedInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -5208,6 +5343,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\n" +
 	"unforkable\x18\x14 \x01(\tR\n" +
 	"unforkable\x12\x1a\n" +
+	"\btemplate\x18\x1c \x01(\tR\btemplate\x12\x1a\n" +
 	"\bidentity\x18\x15 \x01(\bR\bidentity\x123\n" +
 	"\n" +
 	"after_wake\x18\x16 \x01(\v2\x14.sprout.v1.AfterWakeR\tafterWake\x12%\n" +
@@ -5425,10 +5561,17 @@ const file_sprout_proto_rawDesc = "" +
 	"\fMakeResponse\x12/\n" +
 	"\binstance\x18\x01 \x01(\v2\x13.sprout.v1.InstanceR\binstance\x12(\n" +
 	"\x06phases\x18\x02 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12/\n" +
-	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"\\\n" +
+	"\bunshared\x18\x03 \x01(\v2\x13.sprout.v1.FallbackR\bunshared\"x\n" +
 	"\x15ListInstancesResponse\x121\n" +
 	"\tinstances\x18\x01 \x03(\v2\x13.sprout.v1.InstanceR\tinstances\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x03R\x03pid2\x9e\x04\n" +
+	"\x03pid\x18\x02 \x01(\x03R\x03pid\x12\x1a\n" +
+	"\btemplate\x18\x03 \x01(\bR\btemplate\"C\n" +
+	"\rGiveUpRequest\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\bR\btemplate\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\bR\x06memory\"D\n" +
+	"\x0eGiveUpResponse\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\bR\btemplate\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\bR\x06memory2\x9e\x04\n" +
 	"\x04Pool\x12=\n" +
 	"\x06Lookup\x12\x18.sprout.v1.LookupRequest\x1a\x19.sprout.v1.LookupResponse\x12:\n" +
 	"\x05Claim\x12\x17.sprout.v1.ClaimRequest\x1a\x18.sprout.v1.ClaimResponse\x126\n" +
@@ -5457,13 +5600,15 @@ const file_sprout_proto_rawDesc = "" +
 	"\aCollect\x12\x19.sprout.v1.CollectRequest\x1a\x1a.sprout.v1.CollectResponse\x12:\n" +
 	"\x05Usage\x12\x17.sprout.v1.UsageRequest\x1a\x18.sprout.v1.UsageResponse\x126\n" +
 	"\x06Events\x12\x18.sprout.v1.EventsRequest\x1a\x10.sprout.v1.Event0\x01\x127\n" +
-	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\xd3\x02\n" +
+	"\aVersion\x12\x10.sprout.v1.Empty\x1a\x1a.sprout.v1.VersionResponse2\xcc\x03\n" +
 	"\x06Keeper\x127\n" +
 	"\x04Make\x12\x16.sprout.v1.MakeRequest\x1a\x17.sprout.v1.MakeResponse\x122\n" +
 	"\x06Forget\x12\x16.sprout.v1.InstanceRef\x1a\x10.sprout.v1.Empty\x127\n" +
 	"\x04Dump\x12\x16.sprout.v1.DumpRequest\x1a\x17.sprout.v1.DumpResponse\x120\n" +
 	"\x04Kill\x12\x16.sprout.v1.InstanceRef\x1a\x10.sprout.v1.Empty\x12C\n" +
-	"\rListInstances\x12\x10.sprout.v1.Empty\x1a .sprout.v1.ListInstancesResponse\x12,\n" +
+	"\rListInstances\x12\x10.sprout.v1.Empty\x1a .sprout.v1.ListInstancesResponse\x128\n" +
+	"\fMakeTemplate\x12\x16.sprout.v1.MakeRequest\x1a\x10.sprout.v1.Empty\x12=\n" +
+	"\x06GiveUp\x12\x18.sprout.v1.GiveUpRequest\x1a\x19.sprout.v1.GiveUpResponse\x12,\n" +
 	"\x06Retire\x12\x10.sprout.v1.Empty\x1a\x10.sprout.v1.EmptyB1Z/github.com/sproutrun/sprout/seedpool/api/v1;apib\x06proto3"
 
 var (
@@ -5478,7 +5623,7 @@ func file_sprout_proto_rawDescGZIP() []byte {
 	return file_sprout_proto_rawDescData
 }
 
-var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_sprout_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_sprout_proto_goTypes = []any{
 	(*Empty)(nil),                 // 0: sprout.v1.Empty
 	(*Key)(nil),                   // 1: sprout.v1.Key
@@ -5545,15 +5690,17 @@ var file_sprout_proto_goTypes = []any{
 	(*TemplatePlace)(nil),         // 62: sprout.v1.TemplatePlace
 	(*MakeResponse)(nil),          // 63: sprout.v1.MakeResponse
 	(*ListInstancesResponse)(nil), // 64: sprout.v1.ListInstancesResponse
-	nil,                           // 65: sprout.v1.Key.PartsEntry
-	nil,                           // 66: sprout.v1.Key.EnvEntry
-	nil,                           // 67: sprout.v1.Key.MountsEntry
-	nil,                           // 68: sprout.v1.ReportRequest.AnnotationsEntry
+	(*GiveUpRequest)(nil),         // 65: sprout.v1.GiveUpRequest
+	(*GiveUpResponse)(nil),        // 66: sprout.v1.GiveUpResponse
+	nil,                           // 67: sprout.v1.Key.PartsEntry
+	nil,                           // 68: sprout.v1.Key.EnvEntry
+	nil,                           // 69: sprout.v1.Key.MountsEntry
+	nil,                           // 70: sprout.v1.ReportRequest.AnnotationsEntry
 }
 var file_sprout_proto_depIdxs = []int32{
-	65, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
-	66, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
-	67, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
+	67, // 0: sprout.v1.Key.parts:type_name -> sprout.v1.Key.PartsEntry
+	68, // 1: sprout.v1.Key.env:type_name -> sprout.v1.Key.EnvEntry
+	69, // 2: sprout.v1.Key.mounts:type_name -> sprout.v1.Key.MountsEntry
 	1,  // 3: sprout.v1.LookupRequest.key:type_name -> sprout.v1.Key
 	27, // 4: sprout.v1.LookupResponse.seed:type_name -> sprout.v1.SeedInfo
 	1,  // 5: sprout.v1.ClaimRequest.key:type_name -> sprout.v1.Key
@@ -5572,7 +5719,7 @@ var file_sprout_proto_depIdxs = []int32{
 	23, // 18: sprout.v1.Start.rest:type_name -> sprout.v1.Rest
 	20, // 19: sprout.v1.Rest.phases:type_name -> sprout.v1.Phase
 	22, // 20: sprout.v1.ReportRequest.start:type_name -> sprout.v1.Start
-	68, // 21: sprout.v1.ReportRequest.annotations:type_name -> sprout.v1.ReportRequest.AnnotationsEntry
+	70, // 21: sprout.v1.ReportRequest.annotations:type_name -> sprout.v1.ReportRequest.AnnotationsEntry
 	1,  // 22: sprout.v1.SeedInfo.key:type_name -> sprout.v1.Key
 	30, // 23: sprout.v1.SeedInfo.pages:type_name -> sprout.v1.PagesUsage
 	29, // 24: sprout.v1.SeedInfo.after_wake:type_name -> sprout.v1.AfterWake
@@ -5627,38 +5774,42 @@ var file_sprout_proto_depIdxs = []int32{
 	60, // 73: sprout.v1.Keeper.Dump:input_type -> sprout.v1.DumpRequest
 	58, // 74: sprout.v1.Keeper.Kill:input_type -> sprout.v1.InstanceRef
 	0,  // 75: sprout.v1.Keeper.ListInstances:input_type -> sprout.v1.Empty
-	0,  // 76: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
-	3,  // 77: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
-	8,  // 78: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
-	0,  // 79: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
-	10, // 80: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
-	0,  // 81: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
-	0,  // 82: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
-	13, // 83: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
-	10, // 84: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
-	25, // 85: sprout.v1.Pool.Report:output_type -> sprout.v1.ReportResponse
-	16, // 86: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
-	18, // 87: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
-	39, // 88: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
-	41, // 89: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
-	27, // 90: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
-	42, // 91: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
-	0,  // 92: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
-	44, // 93: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
-	46, // 94: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
-	48, // 95: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
-	52, // 96: sprout.v1.Seeds.Collect:output_type -> sprout.v1.CollectResponse
-	55, // 97: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
-	50, // 98: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
-	57, // 99: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
-	63, // 100: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
-	0,  // 101: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
-	61, // 102: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
-	0,  // 103: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
-	64, // 104: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
-	0,  // 105: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
-	77, // [77:106] is the sub-list for method output_type
-	48, // [48:77] is the sub-list for method input_type
+	59, // 76: sprout.v1.Keeper.MakeTemplate:input_type -> sprout.v1.MakeRequest
+	65, // 77: sprout.v1.Keeper.GiveUp:input_type -> sprout.v1.GiveUpRequest
+	0,  // 78: sprout.v1.Keeper.Retire:input_type -> sprout.v1.Empty
+	3,  // 79: sprout.v1.Pool.Lookup:output_type -> sprout.v1.LookupResponse
+	8,  // 80: sprout.v1.Pool.Claim:output_type -> sprout.v1.ClaimResponse
+	0,  // 81: sprout.v1.Pool.Adopted:output_type -> sprout.v1.Empty
+	10, // 82: sprout.v1.Pool.Restore:output_type -> sprout.v1.RestoreResponse
+	0,  // 83: sprout.v1.Pool.Bound:output_type -> sprout.v1.Empty
+	0,  // 84: sprout.v1.Pool.Discard:output_type -> sprout.v1.Empty
+	13, // 85: sprout.v1.Pool.Sleep:output_type -> sprout.v1.SleepResponse
+	10, // 86: sprout.v1.Pool.Wake:output_type -> sprout.v1.RestoreResponse
+	25, // 87: sprout.v1.Pool.Report:output_type -> sprout.v1.ReportResponse
+	16, // 88: sprout.v1.Tasks.Sleep:output_type -> sprout.v1.SleepTaskResponse
+	18, // 89: sprout.v1.Tasks.Wake:output_type -> sprout.v1.WakeTaskResponse
+	39, // 90: sprout.v1.Seeds.Bake:output_type -> sprout.v1.BakeEvent
+	41, // 91: sprout.v1.Seeds.ListSeeds:output_type -> sprout.v1.ListSeedsResponse
+	27, // 92: sprout.v1.Seeds.InspectSeed:output_type -> sprout.v1.SeedInfo
+	42, // 93: sprout.v1.Seeds.VerifySeed:output_type -> sprout.v1.VerifySeedResponse
+	0,  // 94: sprout.v1.Seeds.RemoveSeed:output_type -> sprout.v1.Empty
+	44, // 95: sprout.v1.Seeds.SetPool:output_type -> sprout.v1.PoolInfo
+	46, // 96: sprout.v1.Seeds.ListPools:output_type -> sprout.v1.ListPoolsResponse
+	48, // 97: sprout.v1.Seeds.ListStarts:output_type -> sprout.v1.ListStartsResponse
+	52, // 98: sprout.v1.Seeds.Collect:output_type -> sprout.v1.CollectResponse
+	55, // 99: sprout.v1.Seeds.Usage:output_type -> sprout.v1.UsageResponse
+	50, // 100: sprout.v1.Seeds.Events:output_type -> sprout.v1.Event
+	57, // 101: sprout.v1.Seeds.Version:output_type -> sprout.v1.VersionResponse
+	63, // 102: sprout.v1.Keeper.Make:output_type -> sprout.v1.MakeResponse
+	0,  // 103: sprout.v1.Keeper.Forget:output_type -> sprout.v1.Empty
+	61, // 104: sprout.v1.Keeper.Dump:output_type -> sprout.v1.DumpResponse
+	0,  // 105: sprout.v1.Keeper.Kill:output_type -> sprout.v1.Empty
+	64, // 106: sprout.v1.Keeper.ListInstances:output_type -> sprout.v1.ListInstancesResponse
+	0,  // 107: sprout.v1.Keeper.MakeTemplate:output_type -> sprout.v1.Empty
+	66, // 108: sprout.v1.Keeper.GiveUp:output_type -> sprout.v1.GiveUpResponse
+	0,  // 109: sprout.v1.Keeper.Retire:output_type -> sprout.v1.Empty
+	79, // [79:110] is the sub-list for method output_type
+	48, // [48:79] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name
@@ -5676,7 +5827,7 @@ func file_sprout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sprout_proto_rawDesc), len(file_sprout_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   69,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

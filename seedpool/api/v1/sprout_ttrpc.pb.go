@@ -534,6 +534,8 @@ type KeeperService interface {
 	Dump(context.Context, *DumpRequest) (*DumpResponse, error)
 	Kill(context.Context, *InstanceRef) (*Empty, error)
 	ListInstances(context.Context, *Empty) (*ListInstancesResponse, error)
+	MakeTemplate(context.Context, *MakeRequest) (*Empty, error)
+	GiveUp(context.Context, *GiveUpRequest) (*GiveUpResponse, error)
 	Retire(context.Context, *Empty) (*Empty, error)
 }
 
@@ -574,6 +576,20 @@ func RegisterKeeperService(srv *ttrpc.Server, svc KeeperService) {
 					return nil, err
 				}
 				return svc.ListInstances(ctx, &req)
+			},
+			"MakeTemplate": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req MakeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.MakeTemplate(ctx, &req)
+			},
+			"GiveUp": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req GiveUpRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.GiveUp(ctx, &req)
 			},
 			"Retire": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req Empty
@@ -631,6 +647,22 @@ func (c *keeperClient) Kill(ctx context.Context, req *InstanceRef) (*Empty, erro
 func (c *keeperClient) ListInstances(ctx context.Context, req *Empty) (*ListInstancesResponse, error) {
 	var resp ListInstancesResponse
 	if err := c.client.Call(ctx, "sprout.v1.Keeper", "ListInstances", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *keeperClient) MakeTemplate(ctx context.Context, req *MakeRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "sprout.v1.Keeper", "MakeTemplate", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *keeperClient) GiveUp(ctx context.Context, req *GiveUpRequest) (*GiveUpResponse, error) {
+	var resp GiveUpResponse
+	if err := c.client.Call(ctx, "sprout.v1.Keeper", "GiveUp", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
