@@ -46,6 +46,14 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 		run(t, s, id, "python-demo")
 		get(t, s, id, "/")
 		wantRung(t, s, id, rung.name)
+		if rung.name == "restore" {
+			doze(t, s, id)
+			if has, all := onDisk(t, s, id); has > all/4 {
+				t.Errorf("asleep it takes %d of %d bytes on disk", has, all)
+			}
+			rouse(t, s, id)
+			get(t, s, id, "/")
+		}
 		remove(t, s, id)
 	}
 	for _, c := range []struct{ verb, says string }{{"inspect", "unique"}, {"verify", "0 problems"}} {

@@ -254,7 +254,9 @@ func removeSleepersSeed(t *testing.T, s *stack.Stack) {
 	if after := get(t, s, "orphan", "/"); len(after) < len(before) || after <= before && len(after) == len(before) {
 		t.Errorf("it counts %s after %s", after, before)
 	}
-	refused(t, s, "no-seed", "sleep", "orphan")
+	doze(t, s, "orphan") // with an image that is whole
+	rouse(t, s, "orphan")
+	get(t, s, "orphan", "/")
 }
 
 // killSleepersShim kills the shim of a container that sleeps, and of one that is being woken.

@@ -109,6 +109,11 @@ func TestWokenContainerAnswersAndSaysHowItWasStarted(t *testing.T) {
 			if rung.name == "restore" && !strings.Contains(out, "no-spare") {
 				t.Errorf("restore does not say that there was no spare:\n%s", out)
 			}
+			if rung.clones { // the others sleep in tests of their own
+				doze(t, s, id)
+				rouse(t, s, id)
+				get(t, s, id, "/")
+			}
 		})
 	}
 }

@@ -78,7 +78,6 @@ const (
 // Why a container was not put to sleep: it runs on.
 const (
 	ReasonCold            Reason = "cold"
-	ReasonCloned          Reason = "cloned"
 	ReasonExecs           Reason = "execs"
 	ReasonConnections     Reason = "connections"
 	ReasonKeeperGone      Reason = "keeper-gone"
@@ -123,7 +122,6 @@ var hints = map[Reason]string{
 	ReasonKeyFailed:         "the detail names what no woken container can have, or could not be read: such containers start cold",
 	ReasonBusy:              "keep more spares (sprout pool set NAME --spares N --max M): [pool] wakes_parallel bounds how many instances are made for starts at a time",
 	ReasonCold:              "only containers that were woken can sleep: bake a seed of this one",
-	ReasonCloned:            "a clone has files mapped that belong to its template; [fork] enabled = false has those that are made later restored",
 	ReasonExecs:             "end the processes that were added to it, or wait for them",
 	ReasonConnections:       "wait until its clients have gone, or give --close-connections",
 	ReasonKeeperGone:        "nothing: the process that made it was killed, and nobody else can put it to sleep",

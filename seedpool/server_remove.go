@@ -29,6 +29,9 @@ func (s *service) RemoveSeed(ctx context.Context, r *api.SeedRef) (_ *api.Empty,
 
 // removeSeed deletes the row, which is what counts, and then all that the seed had. What cannot be removed now is removed when sproutd starts next.
 func (p *Pool) removeSeed(ctx context.Context, s *seed) error {
+	if err := p.leaveSpec(s); err != nil {
+		return err
+	}
 	p.changes.Lock()
 	err := p.store.deleteSeed(s.id)
 	if err == nil {
@@ -43,6 +46,34 @@ func (p *Pool) removeSeed(ctx context.Context, s *seed) error {
 	}
 	p.point("seed row deleted")
 	return p.retire(ctx, s)
+}
+
+// leaveSpec leaves the seed's spec with its instances: they may be put to sleep when it is gone.
+func (p *Pool) leaveSpec(s *seed) error {
+	if s.booted {
+		return nil
+	}
+	spec, err := s.dir.spec()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a seed that is damaged, or not baked yet
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	var left []string
+	for _, i := range p.instances {
+		if i.seed == s.id {
+			left = append(left, p.paths.InstanceDir(i.id))
+		}
+	}
+	p.mu.Unlock()
+	for _, dir := range left {
+		if err := seedDir(dir).write(fileSpec, spec); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // retire removes all that a seed without a row has: spares, keeper, files, layer.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
@@ -31,11 +32,7 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 	if phase(row.Phase) != phaseBound {
 		return nil, fail(errdefs.ErrFailedPrecondition, "instance %s is %s, not bound", i.id, row.Phase)
 	}
-	// A clone's files are mapped in its template's mounts, where CRIU would not find them.
-	switch {
-	case row.Instance.Cloned:
-		return nil, refuse(ReasonCloned, fail(errdefs.ErrFailedPrecondition, "instance %s was cloned from its seed's template", i.id))
-	case p.isPrestart(i.seed):
+	if p.isPrestart(i.seed) {
 		return nil, refuse(ReasonPrestart, fail(errdefs.ErrFailedPrecondition, "instance %s was booted, and its keeper does not restore", i.id))
 	}
 	ask, overlay, err := p.prepareSleep(ctx, i, r)
@@ -65,7 +62,7 @@ func (p *Pool) sleep(ctx context.Context, i *instance, r *api.SleepRequest) (*ap
 
 // prepareSleep makes the directory of the image, with the spec of all that the container has mounted, and says what the keeper is to do.
 func (p *Pool) prepareSleep(ctx context.Context, i *instance, r *api.SleepRequest) (_ *api.DumpRequest, overlay []string, err error) {
-	spec, err := p.mountedSpec(i.seed, r.Mounts)
+	spec, err := p.mountedSpec(i, r.Mounts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,15 +87,16 @@ func (p *Pool) prepareSleep(ctx context.Context, i *instance, r *api.SleepReques
 	return ask, overlay, nil
 }
 
-// mountedSpec is the spec that a seed was baked with, with mounts that were added to a container.
-func (p *Pool) mountedSpec(seedID string, added []byte) ([]byte, error) {
-	p.mu.Lock()
-	s := p.seeds[seedID]
-	p.mu.Unlock()
-	if s == nil {
-		return nil, refuse(ReasonNoSeed, fail(errdefs.ErrFailedPrecondition, "seed %s was removed", seedID))
+// mountedSpec is the spec that an instance's seed was baked with, with mounts that were added to a container.
+func (p *Pool) mountedSpec(i *instance, added []byte) ([]byte, error) {
+	dir := p.paths.seedDir(i.seed)
+	if !p.seedKnown(i.seed) {
+		dir = seedDir(p.paths.InstanceDir(i.id)) // leaveSpec
 	}
-	data, err := s.dir.spec()
+	data, err := dir.spec()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, refuse(ReasonNoSeed, fail(errdefs.ErrFailedPrecondition, "seed %s was removed", i.seed))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -220,20 +218,30 @@ func (p *Pool) makeAgain(ctx context.Context, i *instance, row *api.InstanceRow,
 	if err != nil {
 		return nil, err
 	}
-	k, err := p.keeperOf(ctx, i.seed)
-	if err != nil {
-		return nil, err
-	}
-	made, err := k.make(ctx, &api.MakeRequest{
+	ask := &api.MakeRequest{
 		Id: i.id, Images: filepath.Join(p.paths.SleepDir(i.id), "images"), Overlay: row.Sleeping.Overlay, Cgroup: r.Cgroup,
 		Netns: r.Netns, Ipcns: r.Ipcns, Utsns: r.Utsns, Spec: spec, Dir: p.paths.InstanceDir(i.id),
 		StdioKeys: row.Sleeping.Streams, Streams: r.Streams, AtOnce: true, Again: true,
-	})
+	}
+	made, err := p.askKeeper(ctx, i.seed, ask)
+	if errors.Is(err, ttrpc.ErrClosed) && !p.seedKnown(i.seed) {
+		// The keeper of a removed seed ends with its last instance, and this one has just gone to sleep.
+		made, err = p.askKeeper(ctx, i.seed, ask)
+	}
 	if err != nil {
-		return nil, err
+		return nil, errgrpc.ToNative(err)
 	}
 	made.Instance.Id, made.Instance.Seed, made.Instance.Keeper = i.id, i.seed, p.paths.KeeperSocket(i.seed)
 	return made, nil
+}
+
+// askKeeper asks a seed's keeper for an instance. The error is the connection's own.
+func (p *Pool) askKeeper(ctx context.Context, seedID string, ask *api.MakeRequest) (*api.MakeResponse, error) {
+	k, err := p.keeperOf(ctx, seedID)
+	if err != nil {
+		return nil, err
+	}
+	return k.Make(ctx, ask)
 }
 
 // keeperOf is the keeper of a seed, which may be damaged or have been removed: what sleeps does not need it.

@@ -73,12 +73,7 @@ func TestClonesAnswerAndEndLikeRestoredInstances(t *testing.T) {
 				if diff := cmp.Diff(restored.Credentials, i.Credentials, protocmp.Transform()); diff != "" {
 					t.Errorf("credentials: %s", diff)
 				}
-				if err := c.Thaw(); err != nil {
-					t.Fatal(err)
-				}
-				if err := bake.Probe(t.Context(), int(i.Pid), mustReady(t, ready)); err != nil {
-					t.Fatal(err)
-				}
+				b.runs(i, ready)
 				for _, file := range writtenFiles(t, int(i.Pid)) {
 					if shared[file] {
 						t.Errorf("%s is another's, too", file)
@@ -89,6 +84,7 @@ func TestClonesAnswerAndEndLikeRestoredInstances(t *testing.T) {
 			if app == "tomcat-demo" && len(shared) != len(clones) {
 				t.Errorf("files that are mapped to be written: %v", shared)
 			}
+			clones[0] = b.sleepAndWake(clones[0], clones[1], ready)
 			for _, i := range clones {
 				if err := syscall.Kill(int(i.Pid), syscall.SIGKILL); err != nil {
 					t.Fatal(err)

@@ -52,7 +52,7 @@ func (s *server) dump(ctx context.Context, i *instance, r *api.DumpRequest) (*ap
 	whole := r.Images + ".whole"
 	err := step("dump", func() error {
 		_, err := restore.Dump(ctx, s.config.CRIU, restore.DumpOptions{
-			PID: int(i.message.Pid), ImagesDir: whole, WorkDir: i.dir, Spec: spec, Memory: i.memory, Rest: rest,
+			PID: int(i.message.Pid), ImagesDir: whole, WorkDir: i.dir, Spec: spec, Memory: i.memory, Cloned: i.cloned, Rest: rest,
 		})
 		return err
 	})

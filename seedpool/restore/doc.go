@@ -5,7 +5,8 @@
 // that CRIU packs nothing but memory and state; the files of tmpfs mounts, which CRIU would pack with tar processes, are packed by us. Of a container that is to be woken
 // again (Rest) the processes stay, frozen: when Dump has returned the image is whole, and they have run nothing that is not in it. The image of an instance that shares its
 // memory (below) is that of one that does not: unshare adds the pages that CRIU takes for a file's, and only those that the instance still has, or a page that the app has
-// dropped would be there again when it is woken.
+// dropped would be there again when it is woken. In the image of a clone the files that it runs, which are mapped in its template's mounts, are those at the same place in its
+// own, if they are the same (outside.go).
 //
 // Life of a delta: Dump writes a whole image; Subtract writes another without the pages that are the same in the image of the seed, which becomes its parent as CRIU
 // knows it. Only what the whole image has is taken from there: a page that was dropped is in neither pagemap entry, and reads as zeros. A delta has one parent, and that has none.

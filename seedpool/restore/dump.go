@@ -34,6 +34,8 @@ type DumpOptions struct {
 	Spec *specs.Spec
 	// Memory is the instance's, if it shares it with others: in the image it is the instance's own.
 	Memory *Memory
+	// Cloned: it runs files that are mapped in its template's mounts. In the image they are its own.
+	Cloned bool
 	// Rest has the container frozen in its cgroup instead of ended; nil: it is ended.
 	Rest *Rest
 }
@@ -85,7 +87,11 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 		return d, nil, err
 	}
 	defer closeAll(dirs)
-	opts, err := dumpRequest(o, dirs)
+	x, err := o.outside()
+	if err != nil {
+		return d, nil, err
+	}
+	opts, err := dumpRequest(o, x, dirs)
 	if err != nil {
 		return d, nil, err
 	}
@@ -100,7 +106,7 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 			return nil
 		}
 		// The processes still stand; with an error they go on, otherwise CRIU ends them.
-		return o.complete(ctx, &d)
+		return o.complete(ctx, x, &d)
 	}
 	if _, err = s.request(ctx, rpc.CriuReqType_DUMP, opts); err != nil && o.Rest != nil {
 		err = errors.Join(err, o.Rest.Cgroup.Thaw())
@@ -126,8 +132,8 @@ func (o DumpOptions) abort(s *session) func() {
 }
 
 // complete makes what CRIU has written an image, while the processes stand, and has those freeze that are not to end.
-func (o DumpOptions) complete(ctx context.Context, d *Dumped) (err error) {
-	if err := errors.Join(packAll(o.PID, o.ImagesDir, o.Spec), o.unshare()); err != nil {
+func (o DumpOptions) complete(ctx context.Context, x outside, d *Dumped) (err error) {
+	if err := errors.Join(packAll(o.PID, o.ImagesDir, o.Spec), x.bringIn(o.ImagesDir, o.PID)); err != nil {
 		return err
 	}
 	if d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec); err != nil || o.Rest == nil {
@@ -138,17 +144,6 @@ func (o DumpOptions) complete(ctx context.Context, d *Dumped) (err error) {
 	}
 	// What CRIU lets go is frozen then: it runs nothing that is not in the image.
 	return o.Rest.Cgroup.Freeze(ctx)
-}
-
-func (o DumpOptions) unshare() error {
-	if o.Memory == nil {
-		return nil
-	}
-	stores, err := o.Memory.stores()
-	if err != nil {
-		return err
-	}
-	return unshare(o.ImagesDir, o.PID, stores)
 }
 
 // examine looks at what the image will not say: the standard streams' names, how much there is, and what CRIU would dump and nobody could restore.
@@ -221,7 +216,7 @@ func family(pid int) ([]int, error) {
 	return list, nil
 }
 
-func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
+func dumpRequest(o DumpOptions, x outside, dirs []*os.File) (*rpc.CriuOpts, error) {
 	var netns syscall.Stat_t
 	if err := syscall.Stat(fmt.Sprintf("/proc/%d/ns/net", o.PID), &netns); err != nil {
 		return nil, err
@@ -233,7 +228,7 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 		LogFile:           proto.String(logName("dump")),
 		LogLevel:          proto.Int32(logLevel),
 		NotifyScripts:     proto.Bool(true),
-		External:          []string{fmt.Sprintf("net[%d]:%s", netns.Ino, netnsKey)},
+		External:          append(x.names(), fmt.Sprintf("net[%d]:%s", netns.Ino, netnsKey)),
 		ManageCgroupsMode: rpc.CriuCgMode_IGNORE.Enum(),
 		// The lock method is stored in the image and wins at restore; anything but SKIP costs each restore 60 ms of iptables.
 		NetworkLock: rpc.CriuNetworkLockMethod_SKIP.Enum(),
@@ -244,13 +239,6 @@ func dumpRequest(o DumpOptions, dirs []*os.File) (*rpc.CriuOpts, error) {
 	_, points, err := mountPoints(o.PID)
 	if err != nil {
 		return nil, err
-	}
-	if o.Memory != nil {
-		stores, err := o.Memory.stores()
-		if err != nil {
-			return nil, err
-		}
-		opts.External = append(opts.External, stores...)
 	}
 	opts.LeaveRunning = proto.Bool(o.Rest != nil)
 	for _, point := range points {

@@ -11,16 +11,25 @@ import (
 // bound: CRIU would pack the files of a tmpfs into the image and unpack them with tar, 3 to 4 ms each.
 var native = map[string]bool{"proc": true, "sysfs": true, "mqueue": true}
 
-// mountPoints lists the mount points of a process, and those of them that are prepared outside CRIU.
-func mountPoints(pid int) (all map[string]bool, external []string, err error) {
+// readMounts lists the mounts of a process.
+func readMounts(pid int) ([]*mountinfo.Info, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer file.Close()
 	list, err := mountinfo.GetMountsFromReader(file, nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read mounts of %d: %w", pid, err)
+		return nil, fmt.Errorf("read mounts of %d: %w", pid, err)
+	}
+	return list, nil
+}
+
+// mountPoints lists the mount points of a process, and those of them that are prepared outside CRIU.
+func mountPoints(pid int) (all map[string]bool, external []string, err error) {
+	list, err := readMounts(pid)
+	if err != nil {
+		return nil, nil, err
 	}
 	all = make(map[string]bool, len(list))
 	for _, m := range list {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
@@ -22,32 +21,13 @@ import (
 // stores are CRIU's names of a memory's stores: files of which it is to say no more, when it makes an image of the instance.
 func (m *Memory) stores() (names []string, err error) {
 	for _, t := range m.hot.tasks {
-		name, err := externalName(t.file)
+		_, name, err := externalName(t.file)
 		if err != nil {
 			return nil, fmt.Errorf("name store %s: %w", t.name, err)
 		}
 		names = append(names, name)
 	}
 	return names, nil
-}
-
-// externalName is CRIU's name of a file by its mount and inode.
-func externalName(f *os.File) (string, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", f.Fd()))
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(data)) {
-		var mount int
-		if n, _ := fmt.Sscanf(line, "mnt_id: %d", &mount); n == 1 {
-			return fmt.Sprintf("file[%x:%x]", mount, info.Sys().(*syscall.Stat_t).Ino), nil
-		}
-	}
-	return "", fmt.Errorf("mount of %s: %w", f.Name(), errors.ErrUnsupported)
 }
 
 // unshare makes an image, as CRIU has written it, of processes that share their memory one of processes with memory of their own: mappings of a store, whose names are given,
