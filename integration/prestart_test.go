@@ -2,6 +2,8 @@ package integration
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -99,5 +101,37 @@ func TestPrestartedSparesAreReplacedWhenTheyDieAndKeptWhenSproutdDoes(t *testing
 		// A spare whose death nobody has seen yet is passed over for the next one.
 		wantRung(t, s, id, "thaw")
 		remove(t, s, id)
+	}
+}
+
+// TestTheHeapOfASpareIsTrimmed has a JVM give back what it needed to boot; its socket, which nobody else has asked for, tells that it was spoken to. Of what is in its image the
+// registry boots soonest.
+func TestTheHeapOfASpareIsTrimmed(t *testing.T) {
+	s := house
+	if err := s.Import(t.Context(), "tomcat-demo"); err != nil {
+		t.Fatal(err)
+	}
+	command := []string{"java", "-XX:+UseG1GC", "-m", "java.rmi/sun.rmi.registry.RegistryImpl", "1099"}
+	args := append([]string{"seed", "bake", "--name", "trimmed", "--image", stack.Ref("tomcat-demo"), "--ready", "tcp://:1099", "--trim", "--"}, command...)
+	if _, err := s.Sprout(t.Context(), args...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := s.Sprout(contextOf(t), "seed", "rm", "trimmed"); err != nil {
+			t.Error(err)
+		}
+	})
+	setPool(t, s, "trimmed", 1)
+	if _, err := s.Ctr(t.Context(), append([]string{"run", "-d", "--runtime", stack.Runtime, "--snapshotter", stack.Snapshotter, stack.Ref("tomcat-demo"), "trimmed"}, command...)...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, s, "trimmed") })
+	wantRung(t, s, "trimmed", "thaw")
+	root := fmt.Sprintf("/proc/%d/root/tmp/", pid(t, s, "trimmed"))
+	if info, err := os.Stat(root + ".java_pid1"); err != nil || info.Mode()&os.ModeSocket == 0 {
+		t.Errorf("nobody has spoken to the JVM: %v %v", info, err)
+	}
+	if left, err := filepath.Glob(root + ".attach_pid*"); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -247,10 +246,9 @@ func globbed(glob, text string) bool {
 
 // roomForSeed says why a seed must not be baked of a container although it may; nil: it is to be.
 func (p *Pool) roomForSeed(o *order) error {
-	p.mu.Lock()
-	seeds := slices.Collect(maps.Values(p.seeds))
 	all, ofImage := 0, 0
-	for _, s := range seeds {
+	p.mu.Lock()
+	for _, s := range p.seeds {
 		if s.meta.Info.Automatic {
 			all++
 			if s.namespace == o.request.Namespace && s.meta.ChainId == o.request.ChainId {

@@ -85,7 +85,6 @@ func (p *Pool) bakeSeed(ctx context.Context, id string, o *order) (*seed, error)
 	if o.request.Mode == ModePrestart {
 		return p.layOut(ctx, id, o)
 	}
-	p.weigh(ctx)
 	result, err := bake.Run(ctx, bake.Options{
 		ID: "sprout-" + id, Dir: filepath.Join(p.paths.BakesDir(), id), ImagesDir: p.paths.ImagesDir(id),
 		Overlay: overlay, Spec: o.spec, LateMounts: o.request.LateMounts, Ready: o.ready, Warmup: int(o.request.Warmup),

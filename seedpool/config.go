@@ -90,8 +90,6 @@ type Policy struct {
 	// WakesParallel is for how many starts instances are made at a time, 0: as many as there are CPUs, and WakeWait how long another waits for its turn.
 	WakesParallel int      `toml:"wakes_parallel"`
 	WakeWait      Duration `toml:"wake_wait"`
-	// CPUWeight is that of all that is made ahead, where any other cgroup has 100.
-	CPUWeight int `toml:"cpu_weight"`
 }
 
 // Forking says whether instances are cloned from a template.
@@ -174,7 +172,7 @@ func Default() Config {
 		Restore:        Sharing{Shared: false, From: 24 << 20},
 		Fork:           Forking{Idle: Duration(10 * time.Minute)},
 		Seeds:          Keeping{Rebuild: true, AutoAllow: []string{"*"}, AutoDeny: []string{}, AutoSpares: 1, AutoMax: 16, AutoUnused: Duration(7 * 24 * time.Hour)},
-		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20, WakeWait: Duration(5 * time.Second), CPUWeight: 25},
+		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20, WakeWait: Duration(5 * time.Second)},
 		GC:             Sweeping{Interval: Duration(time.Hour)},
 	}
 }
@@ -241,7 +239,6 @@ func (c Config) Validate() error {
 		{"seeds.auto_spares", c.Seeds.AutoSpares, 1, 1000},
 		{"seeds.auto_max", c.Seeds.AutoMax, 0, 10000},
 		{"pool.wakes_parallel", c.Pool.WakesParallel, 0, 1000},
-		{"pool.cpu_weight", c.Pool.CPUWeight, 1, 10000},
 	} {
 		if number.value < number.min || number.value > number.max {
 			return fmt.Errorf("%s = %d: want %d to %d", number.key, number.value, number.min, number.max)
@@ -383,9 +380,6 @@ memory = %q
 wakes_parallel = %d
 wake_wait = %q
 
-# The CPU weight of what is made ahead, spares and bakes, beside 100 that every other cgroup has if nobody says otherwise. A container that was a spare has its own.
-cpu_weight = %d
-
 [gc]
 # How often sproutd looks for what belongs to nobody, as sprout gc does; it always does so when it starts. 0s: only then.
 interval = %q
@@ -394,7 +388,7 @@ interval = %q
 		c.Restore.Shared, c.Restore.From.String(), c.Pages.Store, c.Pages.Quota.String(), c.Fork.Enabled, time.Duration(c.Fork.Idle), c.Seeds.Rebuild, c.Seeds.Disk.String(),
 		c.Seeds.Auto, tomlList(c.Seeds.AutoAllow), tomlList(c.Seeds.AutoDeny), c.Seeds.AutoSpares, c.Seeds.AutoMax, time.Duration(c.Seeds.AutoUnused),
 		time.Duration(c.Pool.HalfLife), time.Duration(c.Pool.MaxAge), c.Pool.KeepFree.String(), c.Pool.Memory.String(),
-		c.Pool.WakesParallel, time.Duration(c.Pool.WakeWait), c.Pool.CPUWeight, time.Duration(c.GC.Interval))
+		c.Pool.WakesParallel, time.Duration(c.Pool.WakeWait), time.Duration(c.GC.Interval))
 }
 
 // tomlList is a list of strings as the configuration file has it.

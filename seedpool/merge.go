@@ -43,13 +43,13 @@ func (m *merging) refuse(why string) {
 	m.refused = why
 }
 
-// checkMerge refuses a bake whose spares could not be merged, or must not be.
+// checkMerge refuses a bake whose spares could not be merged, or must not be, and what else is for booted spares only.
 func (p *Pool) checkMerge(r *api.BakeRequest) error {
-	if !r.Merge && !r.Deterministic {
+	if !r.Merge && !r.Deterministic && !r.Trim {
 		return nil
 	}
 	if r.Mode != ModePrestart {
-		return fail(errdefs.ErrInvalidArgument, "merge and deterministic are for mode %s: the instances of a clone seed share memory already ([fork], [restore] in sproutd's configuration)", ModePrestart)
+		return fail(errdefs.ErrInvalidArgument, "merge, deterministic and trim are for mode %s: the instances of a clone seed share memory already ([fork], [restore] in sproutd's configuration)", ModePrestart)
 	}
 	if !r.Merge {
 		return nil

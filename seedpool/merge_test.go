@@ -154,6 +154,7 @@ func TestWhatMustNotBeMergedIsRefusedBeforeItIsBaked(t *testing.T) {
 		says    string
 	}{
 		"clone":            {&api.BakeRequest{Namespace: "ns", Mode: ModeClone, Merge: true}, errdefs.IsInvalidArgument, "prestart"},
+		"clone, trimmed":   {&api.BakeRequest{Namespace: "ns", Mode: ModeClone, Trim: true}, errdefs.IsInvalidArgument, "prestart"},
 		"clone, alike":     {&api.BakeRequest{Namespace: "ns", Mode: ModeClone, Deterministic: true}, errdefs.IsInvalidArgument, "prestart"},
 		"another's tenant": {&api.BakeRequest{Namespace: "other", Mode: ModePrestart, Merge: true}, errdefs.IsFailedPrecondition, "one namespace only"},
 	} {

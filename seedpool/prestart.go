@@ -31,7 +31,7 @@ func (p *Pool) layOut(ctx context.Context, id string, o *order) (*seed, error) {
 		return nil, err
 	}
 	m := p.describe(id, o, &bake.Result{Spec: spec, StdioKeys: bootedStreams})
-	m.Boot = &api.Boot{Ready: m.Ready, Warmup: o.request.Warmup, Merge: o.request.Merge, Deterministic: o.request.Deterministic}
+	m.Boot = &api.Boot{Ready: m.Ready, Warmup: o.request.Warmup, Merge: o.request.Merge, Deterministic: o.request.Deterministic, Trim: o.request.Trim}
 	s := p.newSeed(m)
 	if err := s.dir.seal(m, spec); err != nil {
 		return nil, fmt.Errorf("store seed: %w", err)

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/log"
 
 	api "github.com/sproutrun/sprout/seedpool/api/v1"
-	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/thaw"
 )
 
@@ -212,7 +211,6 @@ func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
 	if err := cgroup.Create(); err != nil {
 		return i, fmt.Errorf("make cgroup: %w", err)
 	}
-	p.weigh(ctx)
 	resp, err := p.make(ctx, s, i, overlay, place{cgroup: cgroup.Path})
 	if err != nil {
 		return i, err
@@ -223,14 +221,6 @@ func (p *Pool) makeSpare(ctx context.Context, s *seed) (*instance, error) {
 		return i, fail(errdefs.ErrUnavailable, "make instance %s: %w", i.id, err)
 	}
 	return i, p.record(i, made)
-}
-
-// weigh gives all that is made ahead its CPU weight. An instance leaves it behind when it becomes a container: it moves to another cgroup.
-func (p *Pool) weigh(ctx context.Context) {
-	root := linux.Cgroup{Path: p.config.CgroupRoot}
-	if err := errors.Join(root.Create(), root.SetCPUWeight(uint64(p.config.Pool.CPUWeight))); err != nil {
-		log.G(ctx).WithError(err).Warn("weigh what is made ahead")
-	}
 }
 
 // record writes what has been made into the row of an instance that stays in its phase.

@@ -34,6 +34,7 @@ func seedBakeCommand() *cli.Command {
 			&cli.DurationFlag{Name: "ready-timeout", Usage: "how long the app may take", Value: 2 * time.Minute},
 			&cli.StringFlag{Name: "mode", Usage: "`MODE` prestart or clone, see above", Value: seedpool.ModePrestart},
 			&cli.IntFlag{Name: "warmup", Usage: "send `N` requests before the memory is taken, or a spare is frozen; one is the least a JVM needs to wake quickly", Value: 0},
+			&cli.BoolFlag{Name: "trim", Usage: "of mode prestart: have JVMs (HotSpot with G1) collect their garbage and give memory back before a spare is frozen"},
 			&cli.BoolFlag{Name: "merge", Usage: "of mode prestart: have the kernel merge equal memory of the spares; of one containerd namespace only, since who shares memory can tell by time what is in it"},
 			&cli.BoolFlag{Name: "deterministic", Usage: "of mode prestart: boot spares without address randomization and with PYTHONHASHSEED=0, so that more is equal; an attacker who knows one knows all"},
 			&cli.StringSliceFlag{Name: "late-env", Usage: "`NAME` of a variable that may differ between containers"},
@@ -83,7 +84,7 @@ func runBake(ctx context.Context, cmd *cli.Command) error {
 		Namespace: cmd.String("namespace"), Name: cmd.String("name"), Image: image.name, ChainId: image.chainID, Spec: spec,
 		Ready: ready.API(), Warmup: uint32(cmd.Int("warmup")), Mode: cmd.String("mode"),
 		LateEnv: cmd.StringSlice("late-env"), LateMounts: cmd.StringSlice("late-mount"), AfterWake: afterWake, AllowSecrets: cmd.Bool("allow-secrets"),
-		Merge: cmd.Bool("merge"), Deterministic: cmd.Bool("deterministic"),
+		Trim: cmd.Bool("trim"), Merge: cmd.Bool("merge"), Deterministic: cmd.Bool("deterministic"),
 	})
 	if err != nil {
 		return fmt.Errorf("bake: %w", err)

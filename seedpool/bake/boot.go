@@ -30,6 +30,8 @@ type BootOptions struct {
 	Spec   *specs.Spec
 	Ready  Readiness
 	Warmup int
+	// Trim has JVMs give back the free part of their heaps.
+	Trim bool
 	// RuncPath is the runc binary.
 	RuncPath string
 	// NetNS is the network namespace that the container gets, Cgroup its cgroup, which exists and is empty, Stdio its standard streams.
@@ -45,7 +47,7 @@ type BootOptions struct {
 func Boot(ctx context.Context, o BootOptions) (pid int, phases []*api.Phase, err error) {
 	b := &booting{o: o}
 	phases, failed := inOrder(ctx, b.lastLines, []todo{
-		{StepPrepare, b.prepare}, {StepBoot, b.boot}, {StepReady, b.ready}, {StepWarmup, b.warmup}, {StepSettle, b.settle}, {StepHold, b.hold},
+		{StepPrepare, b.prepare}, {StepBoot, b.boot}, {StepReady, b.ready}, {StepWarmup, b.warmup}, {StepTrim, b.trim}, {StepSettle, b.settle}, {StepHold, b.hold},
 	})
 	b.quiet()
 	if failed != nil {

@@ -17,7 +17,8 @@
 //	    the app rests, for some seconds at most.
 //	  - dump leaves no process behind.
 //
-// A spare of mode prestart is booted by [Boot] with the same steps, but for the last: it is frozen and goes on to live, as a child of the process that has called.
+// A spare of mode prestart is booted by [Boot] with the same steps, but for the last: it is frozen and goes on to live, as a child of the process that has called. Its JVMs
+// may be trimmed before (trim.go).
 //
 // From boot to settle the app's death is noticed at once by its pidfd. Whatever happens, Run returns only when the process, the
 // cgroup, the namespaces, runc's state and Dir are gone; after a failure the images are gone too. After a kill -9 of the baking process

@@ -16,6 +16,7 @@ const (
 	StepBoot    Step = "boot"
 	StepReady   Step = "ready"
 	StepWarmup  Step = "warmup"
+	StepTrim    Step = "trim"
 	StepSettle  Step = "settle"
 	StepDump    Step = "dump"
 	StepHold    Step = "hold"
@@ -28,6 +29,7 @@ var purpose = map[Step]string{
 	StepBoot:    "boot container",
 	StepReady:   "wait until ready",
 	StepWarmup:  "warm up app",
+	StepTrim:    "trim app",
 	StepSettle:  "let the app settle",
 	StepDump:    "dump container",
 	StepHold:    "freeze app",

@@ -26,7 +26,7 @@ func (m *making) boot(ctx context.Context) error {
 	}
 	m.spec.Linux.CgroupsPath = m.made.cgroup.Path
 	pid, phases, err := bake.Boot(ctx, bake.BootOptions{
-		ID: "sprout-" + m.request.Id, Dir: m.request.Dir, Overlay: m.request.Overlay, Spec: m.spec, Ready: ready, Warmup: int(m.request.Boot.Warmup),
+		ID: "sprout-" + m.request.Id, Dir: m.request.Dir, Overlay: m.request.Overlay, Spec: m.spec, Ready: ready, Warmup: int(m.request.Boot.Warmup), Trim: m.request.Boot.Trim,
 		RuncPath: m.request.Boot.Runc, NetNS: m.options.NetNS, Cgroup: m.made.cgroup, Stdio: m.options.Stdio, Output: output,
 	})
 	m.phases = append(m.phases, phases...)

@@ -2635,6 +2635,8 @@ type Boot struct {
 	// The instances offer their memory to be merged, and are booted without what makes each boot different.
 	Merge         bool `protobuf:"varint,4,opt,name=merge,proto3" json:"merge,omitempty"`
 	Deterministic bool `protobuf:"varint,5,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
+	// JVMs give back the free part of their heaps.
+	Trim          bool `protobuf:"varint,6,opt,name=trim,proto3" json:"trim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2700,6 +2702,13 @@ func (x *Boot) GetMerge() bool {
 func (x *Boot) GetDeterministic() bool {
 	if x != nil {
 		return x.Deterministic
+	}
+	return false
+}
+
+func (x *Boot) GetTrim() bool {
+	if x != nil {
+		return x.Trim
 	}
 	return false
 }
@@ -3116,7 +3125,9 @@ type BakeRequest struct {
 	// Of mode clone: variables and mounts that look secret may end in the memory image.
 	AllowSecrets bool `protobuf:"varint,15,opt,name=allow_secrets,json=allowSecrets,proto3" json:"allow_secrets,omitempty"`
 	// It is sproutd's own, of a container that was started cold.
-	Automatic     bool `protobuf:"varint,16,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	Automatic bool `protobuf:"varint,16,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// Of mode prestart: JVMs of its spares give back the free part of their heaps before they are frozen.
+	Trim          bool `protobuf:"varint,17,opt,name=trim,proto3" json:"trim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3259,6 +3270,13 @@ func (x *BakeRequest) GetAllowSecrets() bool {
 func (x *BakeRequest) GetAutomatic() bool {
 	if x != nil {
 		return x.Automatic
+	}
+	return false
+}
+
+func (x *BakeRequest) GetTrim() bool {
+	if x != nil {
+		return x.Trim
 	}
 	return false
 }
@@ -5378,13 +5396,14 @@ const file_sprout_proto_rawDesc = "" +
 	"\x05ready\x18\x04 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12(\n" +
 	"\x06phases\x18\x05 \x03(\v2\x10.sprout.v1.PhaseR\x06phases\x12\x14\n" +
 	"\x05paged\x18\x06 \x01(\bR\x05paged\x12#\n" +
-	"\x04boot\x18\a \x01(\v2\x0f.sprout.v1.BootR\x04boot\"\x9a\x01\n" +
+	"\x04boot\x18\a \x01(\v2\x0f.sprout.v1.BootR\x04boot\"\xae\x01\n" +
 	"\x04Boot\x12*\n" +
 	"\x05ready\x18\x01 \x01(\v2\x14.sprout.v1.ReadinessR\x05ready\x12\x16\n" +
 	"\x06warmup\x18\x02 \x01(\rR\x06warmup\x12\x12\n" +
 	"\x04runc\x18\x03 \x01(\tR\x04runc\x12\x14\n" +
 	"\x05merge\x18\x04 \x01(\bR\x05merge\x12$\n" +
-	"\rdeterministic\x18\x05 \x01(\bR\rdeterministic\"K\n" +
+	"\rdeterministic\x18\x05 \x01(\bR\rdeterministic\x12\x12\n" +
+	"\x04trim\x18\x06 \x01(\bR\x04trim\"K\n" +
 	"\aPoolRow\x12\x12\n" +
 	"\x04want\x18\x01 \x01(\rR\x04want\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\x12\x1a\n" +
@@ -5414,7 +5433,7 @@ const file_sprout_proto_rawDesc = "" +
 	"\tReadiness\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12/\n" +
-	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\xef\x03\n" +
+	"\x13timeout_nanoseconds\x18\x03 \x01(\x03R\x12timeoutNanoseconds\"\x83\x04\n" +
 	"\vBakeRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -5434,7 +5453,8 @@ const file_sprout_proto_rawDesc = "" +
 	"\rdeterministic\x18\r \x01(\bR\rdeterministic\x12!\n" +
 	"\fimage_config\x18\x0e \x01(\fR\vimageConfig\x12#\n" +
 	"\rallow_secrets\x18\x0f \x01(\bR\fallowSecrets\x12\x1c\n" +
-	"\tautomatic\x18\x10 \x01(\bR\tautomatic\"\x8c\x01\n" +
+	"\tautomatic\x18\x10 \x01(\bR\tautomatic\x12\x12\n" +
+	"\x04trim\x18\x11 \x01(\bR\x04trim\"\x8c\x01\n" +
 	"\tBakeEvent\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
