@@ -97,7 +97,7 @@ func (p *pod) attaches(id string) {
 // TestContainersOfPodsThatAreRestartedLeaveNothing starts fifty, one after the other, as a kubelet does with a static pod: ten times in a new sandbox.
 func TestContainersOfPodsThatAreRestartedLeaveNothing(t *testing.T) {
 	const pods, starts = 10, 5
-	n := newNode(t, "", stack.SandboxImage)
+	n := newNode(t, stack.Restoring, stack.SandboxImage)
 	witness := func(c *runtime.ContainerConfig) { c.Command = []string{"perl", "-e", witnessed} }
 	first := n.pod("first")
 	cold := first.start("app", stack.SandboxImage, 0, witness)

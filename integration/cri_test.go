@@ -35,7 +35,7 @@ func newNode(t *testing.T, config string, images ...string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{T: t, s: s, logs: filepath.Join(s.Dir, "pods"), clones: strings.Contains(config, "[fork]")}
+	n := &node{T: t, s: s, logs: filepath.Join(s.Dir, "pods"), clones: config == stack.Cloning}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(s.Logs())
@@ -209,7 +209,7 @@ func (p *pod) inPod(id string) {
 
 func TestContainersOfAPodAreWokenInIt(t *testing.T) {
 	for _, rung := range []struct{ name, config, userImage string }{
-		{"restore", "", "named-user-demo"}, {"fork", "[fork]\nenabled = true\n", "numeric-user-demo"},
+		{"restore", stack.Restoring, "named-user-demo"}, {"fork", stack.Cloning, "numeric-user-demo"},
 	} {
 		t.Run(rung.name, func(t *testing.T) {
 			n := newNode(t, rung.config, "python-demo", stack.SandboxImage, rung.userImage)

@@ -11,7 +11,7 @@ import (
 
 func TestEachDemoAppIsClonedOrSaysWhyNot(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[fork]\nenabled = true\n", "tomcat-demo", "node-demo", "php-demo", "redis-demo", "gunicorn-demo")
+	s := configuredStack(t, stack.Cloning, "tomcat-demo", "node-demo", "php-demo", "redis-demo", "gunicorn-demo")
 	for _, app := range apps {
 		t.Run(app.name, func(t *testing.T) {
 			seed := app.bake(t, s)
@@ -49,7 +49,7 @@ func TestTenClonesAnswerAThousandRequestsEach(t *testing.T) {
 
 func TestAStartDoesNotWaitForATemplate(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
+	s := configuredStack(t, stack.Cloning, "python-demo")
 	setPool(t, s, bakedPython(t, s), 0)
 	kill(t, templateProcess(t, s, "keeper")) // with it goes the template that the bake was tried with
 	run(t, s, "first", "python-demo")
@@ -88,7 +88,7 @@ func (e errNotCloned) Error() string { return "not cloned: " + string(e) }
 
 func TestKillingKeeperZygoteTemplateOrHolderLeavesClonesAlone(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
+	s := configuredStack(t, stack.Cloning, "python-demo")
 	seed := bakedPython(t, s)
 	for _, victim := range []string{"zygote", "template", "holder", "keeper"} {
 		t.Run(victim, func(t *testing.T) {

@@ -62,7 +62,7 @@ func TestInstancesDrawNumbersOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo", "node-demo", "php-demo", "tomcat-demo")
+	s := configuredStack(t, stack.Cloning, "python-demo", "node-demo", "php-demo", "tomcat-demo")
 	jar := agent(t, s, aids)
 	for _, app := range []struct {
 		name, path, env string

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func runTests(m *testing.M) (code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	s, err := stack.Start(ctx, stack.Options{Out: outDir()})
+	s, err := stack.Start(ctx, stack.Options{Out: outDir(), Config: stack.Restoring})
 	if err == nil {
 		house = s
 		defer func() {
@@ -70,7 +70,7 @@ type lazyStack struct {
 func (l *lazyStack) start() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if l.s, l.err = stack.Start(ctx, stack.Options{Out: outDir(), Config: "[fork]\nenabled = true\n"}); l.err == nil {
+	if l.s, l.err = stack.Start(ctx, stack.Options{Out: outDir(), Config: stack.Cloning}); l.err == nil {
 		l.err = l.s.Import(ctx, "tiny-demo", "python-demo")
 	}
 }
@@ -103,10 +103,10 @@ func outDir() string {
 	return dir
 }
 
-// ownStack starts a stack for one test and closes it with it: a leak that Close finds fails the test.
+// ownStack starts a stack that clones nothing for one test and closes it with it: a leak that Close finds fails the test.
 func ownStack(t *testing.T, images ...string) *stack.Stack {
 	t.Helper()
-	return configuredStack(t, "", images...)
+	return configuredStack(t, stack.Restoring, images...)
 }
 
 // configuredStack is ownStack with lines for sproutd's configuration.

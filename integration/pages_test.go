@@ -29,7 +29,7 @@ func stateFiles(t *testing.T, s *stack.Stack, pattern string) (names []string, b
 
 func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[pages]\nstore = true", "python-demo")
+	s := configuredStack(t, stack.Restoring+"[pages]\nstore = true", "python-demo")
 	seed := bakedPython(t, s)
 	if plain, _ := stateFiles(t, s, "lib/seeds/*/images/pages-*.img"); len(plain) > 0 {
 		t.Errorf("the seed's memory is in %v, too", plain)
@@ -95,7 +95,7 @@ func TestSeedsInThePageStoreAreWokenAndTakeLittleDisk(t *testing.T) {
 
 func TestBakeThatIsKilledOrTooLargeLeavesNothingInThePageStore(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[pages]\nstore = true\nquota = \"1MiB\"", "python-demo")
+	s := configuredStack(t, stack.Restoring+"[pages]\nstore = true\nquota = \"1MiB\"", "python-demo")
 	bake := []string{"seed", "bake", "--mode", "clone", "--name", "large", "--image", stack.Ref("python-demo"), "--ready", "http://:8080/"}
 	out, err := s.Sprout(t.Context(), bake...)
 	if err == nil || !strings.Contains(out, "quota of 1048576 bytes") {
@@ -106,7 +106,7 @@ func TestBakeThatIsKilledOrTooLargeLeavesNothingInThePageStore(t *testing.T) {
 	}
 
 	ended := make(chan error, 1)
-	s = configuredStack(t, "[pages]\nstore = true", "python-demo")
+	s = configuredStack(t, stack.Restoring+"[pages]\nstore = true", "python-demo")
 	go func() {
 		_, err := s.Sprout(t.Context(), bake...)
 		ended <- err

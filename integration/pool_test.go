@@ -75,7 +75,7 @@ func TestAPoolGrowsWithABurst(t *testing.T) {
 func TestWhatContainersHaveIsNotTakenForTheSpares(t *testing.T) {
 	t.Parallel()
 	// A spare of the python app was charged with 60 to 80 MB when it was made, which stay with the pool's cgroup when it is thawed.
-	s := configuredStack(t, "[pool]\nmemory = \"160MiB\"\n", "python-demo")
+	s := configuredStack(t, stack.Restoring+"[pool]\nmemory = \"160MiB\"\n", "python-demo")
 	seed := bakedPython(t, s)
 	for n := range 4 {
 		setPool(t, s, seed, 1)
@@ -90,7 +90,7 @@ func TestWhatContainersHaveIsNotTakenForTheSpares(t *testing.T) {
 
 func TestSparesAreGivenBackWhenTheirMemoryIsNeededAndContainersAreNot(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[pool]\nmemory = \"8MiB\"\n", "python-demo")
+	s := configuredStack(t, stack.Restoring+"[pool]\nmemory = \"8MiB\"\n", "python-demo")
 	seed := bakedPython(t, s)
 	run(t, s, "stays", "python-demo")
 	if _, err := s.Sprout(t.Context(), "pool", "set", seed, "--spares", "2"); err != nil {

@@ -3,11 +3,13 @@ package integration
 import (
 	"strings"
 	"testing"
+
+	"github.com/sproutrun/sprout/integration/stack"
 )
 
 func TestTopShowsWhatInstancesShare(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo")
+	s := configuredStack(t, stack.Cloning, "python-demo")
 	seed := bakedPython(t, s)
 	setPool(t, s, seed, 1) // so that the template stands
 	for n, id := range []string{"one", "two"} {

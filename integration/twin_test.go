@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sproutrun/sprout/integration/stack"
 )
 
 // TestACloneIsWhatWouldHaveBeenRestored compares two idle containers of one seed, one cloned and one restored by CRIU, in all that /proc tells of a process.
 func TestACloneIsWhatWouldHaveBeenRestored(t *testing.T) {
 	t.Parallel()
-	s := configuredStack(t, "[fork]\nenabled = true\n", "python-demo", "node-demo", "tomcat-demo", "redis-demo")
+	s := configuredStack(t, stack.Cloning, "python-demo", "node-demo", "tomcat-demo", "redis-demo")
 	for _, app := range []struct{ name, ready string }{
 		{"python-demo", "http://:8080/"}, {"node-demo", "http://:8080/"}, {"tomcat-demo", "http://:8080/"}, {"redis-demo", "tcp://:6379"},
 	} {

@@ -291,7 +291,7 @@ func sparesCPU(t *testing.T, s *stack.Stack) string {
 
 func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
 	t.Parallel()
-	for memory, config := range map[string]string{"of its own": "", "shared": sharing} {
+	for memory, config := range map[string]string{"of its own": stack.Restoring, "shared": sharing} {
 		t.Run("memory "+memory, func(t *testing.T) {
 			t.Parallel()
 			eachDemoAppIsWoken(t, configuredStack(t, config, "tomcat-demo", "node-demo", "php-demo", "redis-demo"))
@@ -299,8 +299,8 @@ func TestEachDemoAppIsBakedAndWoken(t *testing.T) {
 	}
 }
 
-// sharing has the instances of every seed share its memory.
-const sharing = "[restore]\nshared = true\nfrom = \"0B\"\n"
+// sharing has the instances of every seed restored, and share its memory.
+const sharing = stack.Restoring + "[restore]\nshared = true\nfrom = \"0B\"\n"
 
 func eachDemoAppIsWoken(t *testing.T, s *stack.Stack) {
 	for _, app := range []struct{ name, ready, warmup, port string }{

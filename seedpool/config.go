@@ -170,7 +170,7 @@ func Default() Config {
 		BindTimeout:    Duration(30 * time.Second),
 		LogLevel:       "info",
 		Restore:        Sharing{Shared: false, From: 24 << 20},
-		Fork:           Forking{Idle: Duration(10 * time.Minute)},
+		Fork:           Forking{Enabled: true, Idle: Duration(10 * time.Minute)},
 		Seeds:          Keeping{Rebuild: true, AutoAllow: []string{"*"}, AutoDeny: []string{}, AutoSpares: 1, AutoMax: 16, AutoUnused: Duration(7 * 24 * time.Hour)},
 		Pool:           Policy{HalfLife: Duration(5 * time.Minute), MaxAge: Duration(24 * time.Hour), KeepFree: 512 << 20, WakeWait: Duration(5 * time.Second)},
 		GC:             Sweeping{Interval: Duration(time.Hour)},

@@ -24,7 +24,7 @@ func TestEventsTellTheLifeOfASpare(t *testing.T) {
 	}
 	p.tellStart(&api.Start{Namespace: "ns", Id: "c1", Seed: s.id, Rung: string(RungThaw)})
 	var seen []string
-	for len(seen) < 4 {
+	for len(seen) < 5 {
 		event := <-next
 		if event.Instance != "" && event.Instance != got.Instance.Id {
 			continue // the spare that takes its place
@@ -34,7 +34,7 @@ func TestEventsTellTheLifeOfASpare(t *testing.T) {
 		}
 		seen = append(seen, fmt.Sprint(event.Kind, " ", event.Container))
 	}
-	if want := []string{"spare-ready ", "claimed c1", "bound c1", "started c1"}; !slices.Equal(seen, want) {
+	if want := []string{"template-made ", "spare-ready ", "claimed c1", "bound c1", "started c1"}; !slices.Equal(seen, want) {
 		t.Errorf("%q, want %q", seen, want)
 	}
 }

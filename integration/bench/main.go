@@ -31,15 +31,15 @@ type section struct {
 }
 
 var sections = []section{
-	{"start", []string{"python-demo", "node-demo", "tomcat-demo"}, "", benchStart},
+	{"start", []string{"python-demo", "node-demo", "tomcat-demo"}, stack.Restoring, benchStart},
 	{"idle", []string{"python-demo"}, "", benchIdle},
-	{"fork", []string{"python-demo", "node-demo", "tomcat-demo"}, "[fork]\nenabled = true\n", benchFork},
-	{"pool", []string{"tomcat-demo"}, "[fork]\nenabled = true\n", benchPool},
-	{"restore", []string{"python-demo", "node-demo", "tomcat-demo", "gunicorn-demo"}, "[restore]\nshared = false\n", benchRestore(eager)},
-	{"restore", []string{"python-demo", "node-demo", "tomcat-demo", "gunicorn-demo"}, "[restore]\nshared = true\n", benchRestore(shared)},
-	{"memory", []string{"python-demo", "node-demo", "tomcat-demo"}, "[restore]\nshared = true\n", benchMemory},
+	{"fork", []string{"python-demo", "node-demo", "tomcat-demo"}, stack.Cloning, benchFork},
+	{"pool", []string{"tomcat-demo"}, stack.Cloning, benchPool},
+	{"restore", []string{"python-demo", "node-demo", "tomcat-demo", "gunicorn-demo"}, stack.Restoring + "[restore]\nshared = false\n", benchRestore(eager)},
+	{"restore", []string{"python-demo", "node-demo", "tomcat-demo", "gunicorn-demo"}, stack.Restoring + "[restore]\nshared = true\n", benchRestore(shared)},
+	{"memory", []string{"python-demo", "node-demo", "tomcat-demo"}, stack.Restoring + "[restore]\nshared = true\n", benchMemory},
 	{"merge", []string{"python-demo"}, "", benchMerge},
-	{"sleep", []string{"python-demo", "node-demo", "tomcat-demo"}, "", benchSleep},
+	{"sleep", []string{"python-demo", "node-demo", "tomcat-demo"}, stack.Restoring, benchSleep},
 }
 
 func main() {

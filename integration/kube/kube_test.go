@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sproutrun/sprout/integration/stack"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 const contrib = "../../contrib/kubernetes"
 
 func TestPodsAreWokenAndLookAsAny(t *testing.T) {
-	for _, rung := range []struct{ name, config string }{{"restore", ""}, {"fork", "[fork]\nenabled = true\n"}} {
+	for _, rung := range []struct{ name, config string }{{"restore", stack.Restoring}, {"fork", stack.Cloning}} {
 		t.Run(rung.name, func(t *testing.T) {
 			c := start(t, rung.config)
 			c.kubectl("apply", "-f", contrib)
@@ -202,7 +204,7 @@ func (c *cluster) recreates(rung string) {
 }
 
 func TestStaticPodsThatAreRestartedLeaveNothing(t *testing.T) {
-	c := start(t, "")
+	c := start(t, stack.Restoring)
 	c.kubectl("apply", "-f", contrib)
 	cold := c.container(c.replica(""))
 	c.bake(cold, "restore")

@@ -23,6 +23,12 @@ const (
 	OverlaySnapshotter = "overlayfs"
 )
 
+// Lines of Options.Config for those who want to know how what no spare is there for is woken, whatever the default.
+const (
+	Restoring = "[fork]\nenabled = false\n"
+	Cloning   = "[fork]\nenabled = true\n"
+)
+
 // startTimeout bounds how long a daemon may take until its socket answers.
 const startTimeout = 30 * time.Second
 

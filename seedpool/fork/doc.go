@@ -34,6 +34,10 @@
 // end, which makes them children of the init; what is shared they take from it (pidfd_getfd). A session cannot be entered: where children are in their init's, all processes stay in
 // the template's, which has no number in the clone, and have only their process groups. gunicorn, nginx and php-fpm are cloned so. Deeper trees are refused.
 //
+// Memory: a clone has of its own what its first ops write: stack, list of robust futexes, signal frames, a few pages of the region. Seen by smaps in spares that had not run: 36 KiB in python,
+// 48 in node, 248 in tomcat, of which most is shared memory that is copied; page tables (0.3, 2.6, 0.6 MiB) come on top, as in any process of that shape. Relocated data of libraries, heaps
+// and stacks stay shared with the template, dirty as they are. What a clone has more after its first reply (15 MiB, 1.0, 6.4) the app has written.
+//
 // What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //

@@ -45,6 +45,10 @@ func Probes() []Probe {
 			Fix: "nothing to do: older kernels work, an exit status is lost if the keeper dies first",
 		},
 		{
+			Name: "clones (rung fork)", Run: probeFork, Optional: true, Needs: "Linux 6.15, CONFIG_KCMP; without it instances are restored, not cloned",
+			Fix: newerKernel + ", and run sproutd as full root",
+		},
+		{
 			Name: "userfaultfd minor faults", Run: probeUserfaultfd, Optional: true, Needs: "Linux 5.14; without them each instance has its own copy of its memory",
 			Fix: "use a kernel built with CONFIG_USERFAULTFD, and run sproutd as full root",
 		},

@@ -173,3 +173,23 @@ func probeSysResource() error {
 	}
 	return nil
 }
+
+// probeFork tries what it takes to clone a process, beside what all rungs need: to learn how it ends, to compare descriptors and to take one from another process.
+func probeFork() error {
+	if err := probePidfdExit(); err != nil {
+		return err
+	}
+	if _, err := SameDescription(os.Getpid(), 0, os.Getpid(), 0); err != nil {
+		return err
+	}
+	self, err := OpenPidfd(os.Getpid())
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	taken, err := self.Descriptor(int(self.file.Fd()))
+	if err != nil {
+		return err
+	}
+	return taken.Close()
+}
