@@ -3,7 +3,6 @@ package seedpool
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -20,6 +19,12 @@ func diskBytes(m *api.SeedMeta) uint64 {
 	return m.Info.ImageBytes + m.Info.RootfsBytes
 }
 
+// idleSeed is a seed without a pool, and what it takes.
+type idleSeed struct {
+	*seed
+	bytes uint64
+}
+
 // makeRoom sees to it that seeds take no more of the disk than they may when s is one of them: others without a pool are removed, those that sproutd has baked by itself first,
 // and then those that were not used for longest. If that would not be enough, none is.
 func (p *Pool) makeRoom(ctx context.Context, s *seed) error {
@@ -27,45 +32,46 @@ func (p *Pool) makeRoom(ctx context.Context, s *seed) error {
 	if limit == 0 {
 		return nil
 	}
-	p.mu.Lock()
-	taken := diskBytes(s.meta)
-	var idle []*seed
-	for _, other := range p.seeds {
-		if other.namespace == s.namespace && other.meta.Info.Name == s.meta.Info.Name {
-			continue // it makes room anyway
-		}
-		taken += diskBytes(other.meta)
-		if other.bounds.max == 0 && diskBytes(other.meta) > 0 {
-			idle = append(idle, other)
-		}
-	}
-	slices.SortFunc(idle, func(a, b *seed) int {
-		if a.meta.Info.Automatic != b.meta.Info.Automatic {
-			if a.meta.Info.Automatic {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.id, b.id))
-	})
-	p.mu.Unlock()
-	all, needed := taken, 0
+	all, idle := p.onDisk(s)
+	taken, needed := all, 0
 	for ; taken > limit && needed < len(idle); needed++ {
-		taken -= diskBytes(idle[needed].meta)
+		taken -= idle[needed].bytes
 	}
 	if taken > limit {
-		return refuse(ReasonDiskFull, fail(errdefs.ErrResourceExhausted, "seeds would take %s of the disk, and may take %s ([seeds] disk in sproutd's configuration): remove some (sprout seed rm), or drain their "+
-			"pools: those without spares make room by themselves", sizeText(all), limitText(limit)))
+		return refuse(ReasonDiskFull, fail(errdefs.ErrResourceExhausted, "seeds would take %d MiB of the disk, and may take %s ([seeds] disk in sproutd's configuration): remove some (sprout seed rm), "+
+			"or drain their pools: those without spares make room by themselves", all>>20, Size(limit)))
 	}
 	for _, other := range idle[:needed] {
-		log.G(ctx).WithFields(log.Fields{"ns": other.namespace, "seed": other.id, "name": other.meta.Info.Name, "for": s.meta.Info.Name}).Warn("remove seed to make room for another")
-		if err := p.removeSeed(ctx, other); err != nil {
+		log.G(ctx).WithFields(log.Fields{"ns": other.namespace, "seed": other.id, "for": s.id}).Warn("remove seed to make room for another")
+		if err := p.removeSeed(ctx, other.seed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func sizeText(bytes uint64) string { return fmt.Sprintf("%d MiB", (bytes+1<<20-1)>>20) }
-
-func limitText(bytes uint64) string { return Size(bytes).String() }
+// onDisk is what all seeds take when s is one of them, and those of the others that may go, in their order. One with the name of s goes anyway.
+func (p *Pool) onDisk(s *seed) (taken uint64, idle []idleSeed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	taken = diskBytes(s.meta)
+	rank := make(map[*seed]int)
+	for _, other := range p.seeds {
+		if other.namespace == s.namespace && other.meta.Info.Name == s.meta.Info.Name {
+			continue
+		}
+		bytes := diskBytes(other.meta)
+		taken += bytes
+		if other.bounds.max > 0 || bytes == 0 {
+			continue
+		}
+		idle = append(idle, idleSeed{other, bytes})
+		if !other.meta.Info.Automatic {
+			rank[other] = 1
+		}
+	}
+	slices.SortFunc(idle, func(a, b idleSeed) int {
+		return cmp.Or(rank[a.seed]-rank[b.seed], a.used.Compare(b.used), cmp.Compare(a.id, b.id))
+	})
+	return taken, idle
+}
