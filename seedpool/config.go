@@ -314,7 +314,7 @@ log_level = %q
 
 [restore]
 # true: instances of a seed share one copy of its memory, which the seed's keeper holds, as long as they do not change it. Ten then take a third of the memory, or less.
-# Containers that share it cannot be checkpointed, and one whose keeper and shim are killed at once is killed, too.
+# Containers that share it cannot be checkpointed before they have slept once, and one whose keeper and shim are killed at once is killed, too.
 shared = %t
 
 # Only if the seed's image is at least as large: a smaller one is copied sooner than mapped.

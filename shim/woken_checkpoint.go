@@ -15,13 +15,13 @@ import (
 	"github.com/containerd/typeurl/v2"
 )
 
-// errShared: CRIU can dump neither the store that the memory is a mapping of, nor who serves it.
-var errShared = fmt.Errorf("its memory is shared with other instances of its seed; [restore] shared = false in sproutd's configuration "+
-	"gives those that are made later memory of their own: %w", errdefs.ErrFailedPrecondition)
+// errShared: runc's CRIU can dump neither the store that the memory is a mapping of, nor who serves it.
+var errShared = fmt.Errorf("its memory is shared with other instances of its seed; once it has slept (sprout sleep, sprout wake) it has its own, as those have that are "+
+	"made with [restore] shared = false in sproutd's configuration: %w", errdefs.ErrFailedPrecondition)
 
-// errCloned: what a clone has mapped of its image's files is in the template's mounts, where CRIU does not find it.
-var errCloned = fmt.Errorf("it was cloned from its seed's template; [fork] enabled = false in sproutd's configuration has those that are made later restored: %w",
-	errdefs.ErrFailedPrecondition)
+// errCloned: what a clone has mapped of its image's files is in the template's mounts, where runc's CRIU does not find it.
+var errCloned = fmt.Errorf("it was cloned from its seed's template; once it has slept (sprout sleep, sprout wake) it is like those that are restored, as all are with "+
+	"[fork] enabled = false in sproutd's configuration: %w", errdefs.ErrFailedPrecondition)
 
 // checkpoint dumps the running task through `runc checkpoint`.
 func (t *wokenTask) checkpoint(ctx context.Context, r *taskAPI.CheckpointTaskRequest) (*ptypes.Empty, error) {

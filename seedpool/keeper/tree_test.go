@@ -74,6 +74,11 @@ func TestATreeIsClonedWithTheCredentialsOfEachProcess(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// Its processes are of a session that nobody in it can name.
+		if _, err := b.doze(i, nil); err == nil {
+			t.Fatal("it is dumped")
+		}
+		b.runs(i, "http://:8080/")
 		if err := syscall.Kill(int(i.Pid), syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
