@@ -7,16 +7,19 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sproutrun/sprout/integration/stack"
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // demandingUID is the user of demanding's app.
@@ -31,6 +34,7 @@ func demanding(t *testing.T) []oci.SpecOpts {
 			t.Fatal(err)
 		}
 	}
+	shared := sharedMount(t)
 	score, umask, mode := 321, uint32(0o27), os.FileMode(0o640)
 	return []oci.SpecOpts{
 		oci.WithProcessArgs("perl", "-e", witnessed), oci.WithHostname("twin"), oci.WithDomainname("example"), oci.WithProcessCwd("/tmp"),
@@ -41,6 +45,8 @@ func demanding(t *testing.T) []oci.SpecOpts {
 			{Destination: "/late-slave", Type: "bind", Source: filepath.Join(dir, "slave"), Options: []string{"rbind", "rslave"}},
 			{Destination: "/etc/hosts", Type: "bind", Source: "/etc/hosts", Options: []string{"bind", "ro"}},
 			{Destination: "/data", Type: "bind", Source: filepath.Join(dir, "data"), Options: []string{"rbind", "rprivate", "noexec"}},
+			{Destination: "/follows", Type: "bind", Source: shared, Options: []string{"rbind", "ro"}},
+			{Destination: "/late-follows", Type: "bind", Source: shared, Options: []string{"rbind"}},
 			{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "size=64k", "mode=1777"}},
 		}),
 		func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
@@ -53,6 +59,21 @@ func demanding(t *testing.T) []oci.SpecOpts {
 		},
 		seccomp.WithDefaultProfile(),
 	}
+}
+
+// sharedMount is a directory of the host's with a mount that others follow.
+func sharedMount(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	err := mount.All([]mount.Mount{{Type: "tmpfs", Source: "tmpfs"}}, dir)
+	if err == nil {
+		t.Cleanup(func() { _ = mount.Unmount(dir, 0) })
+		err = linux.Mount("", dir, "", syscall.MS_SHARED, "")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func TestAWokenContainerIsWhatRuncWouldHaveStarted(t *testing.T) {
@@ -73,7 +94,7 @@ func TestAWokenContainerIsWhatRuncWouldHaveStarted(t *testing.T) {
 				awaitFile(t, log, "ready\n")
 				twins[s] = seen(t, s, "twin-runc")
 			}
-			seed := baked(t, s, "demanding", "tiny-demo", "--like", "twin-runc", "--ready", "log=^ready$", "--late-mount", "/late-ro", "--late-mount", "/late-slave")
+			seed := baked(t, s, "demanding", "tiny-demo", "--like", "twin-runc", "--ready", "log=^ready$", "--late-mount", "/late-ro", "--late-mount", "/late-slave", "--late-mount", "/late-follows")
 			if way.rung == "fork" {
 				setPool(t, s, seed, 1) // so that the template stands
 			}

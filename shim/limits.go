@@ -2,9 +2,11 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,31 +15,56 @@ import (
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
-// setRlimits makes sure that every process has the hard limits of the spec. The soft ones are left alone: the app was booted with those
-// of the spec, as they are part of the seed key, and may have raised its own since, as a JVM does.
+// setRlimits makes sure that every process has the hard limits of the spec, and of those that it does not name none above ours, which a child of runc's would have. The soft
+// ones are left alone: the app was booted with those of the spec, as they are part of the seed key, and may have raised its own since, as a JVM does.
 func (a *attempt) setRlimits(context.Context) error {
-	if len(a.spec.Process.Rlimits) == 0 {
-		return nil
+	unnamed, err := a.unnamedLimits()
+	if err != nil {
+		return err
 	}
 	pids, err := a.processes(a.cgroup.Path)
 	if err != nil {
 		return err
 	}
 	for _, pid := range pids {
-		have, err := hardLimits(pid)
+		have, err := limitsOf(pid)
 		if err != nil {
 			return err
 		}
 		for _, want := range a.spec.Process.Rlimits {
-			if hard, known := have[limitNames[want.Type]]; known && hard == want.Hard {
+			if has, known := have[limitNames[want.Type]]; known && has.hard == want.Hard {
 				continue
 			}
 			if err := setRlimit(pid, want); err != nil {
 				return err
 			}
 		}
+		for _, ours := range unnamed {
+			has, known := have[limitNames[ours.Type]]
+			if !known || has.hard <= ours.Hard {
+				continue
+			}
+			if err := setRlimit(pid, specs.POSIXRlimit{Type: ours.Type, Soft: min(has.soft, ours.Hard), Hard: ours.Hard}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// unnamedLimits are our own limits of which the spec says nothing.
+func (a *attempt) unnamedLimits() (list []linux.Rlimit, err error) {
+	for name := range limitNames {
+		if slices.ContainsFunc(a.spec.Process.Rlimits, func(l specs.POSIXRlimit) bool { return l.Type == name }) {
+			continue
+		}
+		ours, err := linux.GetRlimit(os.Getpid(), name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, ours)
+	}
+	return list, nil
 }
 
 func setRlimit(pid int, l specs.POSIXRlimit) error {
@@ -53,44 +80,68 @@ var limitNames = map[string]string{
 	"RLIMIT_RTTIME": "Max realtime timeout", "RLIMIT_SIGPENDING": "Max pending signals", "RLIMIT_STACK": "Max stack size",
 }
 
-// hardLimits reads the hard limits of a process by the names in /proc/PID/limits. prlimit would need CAP_SYS_RESOURCE to read those of
-// another user's process.
-func hardLimits(pid int) (map[string]uint64, error) {
+// limit is one resource limit of a process.
+type limit struct{ soft, hard uint64 }
+
+// limitsOf reads the limits of a process by the names in /proc/PID/limits. prlimit would need CAP_SYS_RESOURCE to read those of another user's process.
+func limitsOf(pid int) (map[string]limit, error) {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "limits"))
 	if err != nil {
 		return nil, err
 	}
 	// Columns have a fixed width: name, soft, hard, units.
 	const nameEnd, hardBegin = 26, 47
-	limits := make(map[string]uint64)
+	limits := make(map[string]limit)
 	for line := range strings.Lines(string(data)) {
 		if len(line) <= hardBegin {
 			continue
 		}
-		value, _, _ := strings.Cut(strings.TrimSpace(line[hardBegin:]), " ")
-		hard := ^uint64(0)
-		if value != "unlimited" {
-			if hard, err = strconv.ParseUint(value, 10, 64); err != nil {
-				continue
-			}
+		soft, softErr := limitIn(line[nameEnd:hardBegin])
+		hard, hardErr := limitIn(line[hardBegin:])
+		if softErr == nil && hardErr == nil { // else it is the header
+			limits[strings.TrimSpace(line[:nameEnd])] = limit{soft, hard}
 		}
-		limits[strings.TrimSpace(line[:nameEnd])] = hard
 	}
 	return limits, nil
 }
 
-// setOOMScore sets the score of every process, when the spec names one.
+// limitIn is the limit at the beginning of a column.
+func limitIn(column string) (uint64, error) {
+	value, _, _ := strings.Cut(strings.TrimSpace(column), " ")
+	if value == "unlimited" {
+		return ^uint64(0), nil
+	}
+	return strconv.ParseUint(value, 10, 64)
+}
+
+// setOOMScore gives every process the score of the spec. One that names none leaves it that of its runtime, which is ours, as far as we may: to lower one takes
+// CAP_SYS_RESOURCE, and whoever has a higher one is only killed sooner.
 func (a *attempt) setOOMScore(context.Context) error {
-	score := a.spec.Process.OOMScoreAdj
-	if score == nil {
-		return nil
+	ours, err := linux.OOMScore(os.Getpid())
+	if err != nil {
+		return err
+	}
+	named := a.spec.Process.OOMScoreAdj
+	if named != nil {
+		ours = *named
 	}
 	pids, err := a.processes(a.cgroup.Path)
 	if err != nil {
 		return err
 	}
 	for _, pid := range pids {
-		if err := linux.SetOOMScore(pid, *score); err != nil {
+		has, err := linux.OOMScore(pid)
+		if err != nil {
+			return fmt.Errorf("read OOM score of process %d: %w", pid, err)
+		}
+		if has == ours {
+			continue
+		}
+		err = linux.SetOOMScore(pid, ours)
+		if named == nil && has > ours && errors.Is(err, os.ErrPermission) {
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("set OOM score of process %d: %w", pid, err)
 		}
 	}

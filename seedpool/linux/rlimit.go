@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,4 +53,13 @@ func GetRlimit(pid int, name string) (Rlimit, error) {
 // SetOOMScore sets how readily the kernel takes a process when memory runs out: -1000 never, 1000 first.
 func SetOOMScore(pid, score int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0)
+}
+
+// OOMScore reads what SetOOMScore sets.
+func OOMScore(pid int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(data)))
 }

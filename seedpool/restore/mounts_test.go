@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // accepted are the differences between an instance's mount table and that of runc's container that are no fault: what is found becomes the same in both.
@@ -24,6 +28,7 @@ var accepted = []struct {
 	{regexp.MustCompile(`root=/sprout-test-\S+`), "root=CGROUP", "two containers, two cgroups"},
 	{regexp.MustCompile(`(lowerdir|upperdir|workdir)=[^,]+`), "$1", "each its own layers"},
 	{regexp.MustCompile(`source=systemd`), "source=cgroup", "with a cgroup namespace runc names one v1 hierarchy's mount after it"},
+	{regexp.MustCompile(`(master|shared):\d+`), "$1", "numbers of peer groups"},
 	{regexp.MustCompile(`source=cgroup2`), "source=cgroup", "a cgroup2 mount is the host's, and has its source"},
 }
 
@@ -56,6 +61,7 @@ func TestInstanceSeesTheMountsThatRuncWouldHaveGivenIt(t *testing.T) {
 	if err := errors.Join(os.WriteFile(host+"/file", []byte("x"), 0o644), os.Mkdir(host+"/dir", 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	shared := b.shared()
 	for name, change := range map[string]func(spec *specs.Spec){
 		"as ctr run makes it": func(*specs.Spec) {},
 		"read-only root":      func(spec *specs.Spec) { spec.Root.Readonly = true },
@@ -75,6 +81,17 @@ func TestInstanceSeesTheMountsThatRuncWouldHaveGivenIt(t *testing.T) {
 				specs.Mount{Destination: "/tmp/a/file", Type: "bind", Source: host + "/file", Options: []string{"bind", "ro"}},
 			)
 		},
+		"binds of what is shared": func(spec *specs.Spec) {
+			for _, option := range []string{"rw", "rslave", "slave", "rshared", "rprivate", "private"} {
+				spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/" + option, Type: "bind", Source: shared, Options: []string{"rbind", option}})
+			}
+		},
+		"binds of what is shared, all private": func(spec *specs.Spec) {
+			spec.Linux.RootfsPropagation = "rprivate"
+			for _, option := range []string{"rw", "rslave", "rshared"} {
+				spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/" + option, Type: "bind", Source: shared, Options: []string{"rbind", option}})
+			}
+		},
 		"cgroups": func(spec *specs.Spec) { spec.Mounts = append(spec.Mounts, cgroupMount) },
 		"cgroups in a namespace": func(spec *specs.Spec) {
 			spec.Mounts = append(spec.Mounts, cgroupMount)
@@ -90,11 +107,31 @@ func TestInstanceSeesTheMountsThatRuncWouldHaveGivenIt(t *testing.T) {
 			}
 			i := b.restore(b.dump(b.boot(asked())))
 			twin := b.boot(asked())
+			later := filepath.Join(shared, "later") // seen by who follows
+			if err := linux.Tmpfs(later, "later", 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = linux.Unmount(later) }()
 			if diff := cmp.Diff(mountsOf(t, twin.pid), mountsOf(t, i.pid)); diff != "" {
 				t.Error(diff)
 			}
 		})
 	}
+}
+
+// shared is a directory of the host's with a mount that others follow.
+func (b *bed) shared() string {
+	b.t.Helper()
+	dir := b.subdir("shared")
+	err := linux.Tmpfs(dir, "shared", 0, "")
+	if err == nil {
+		b.t.Cleanup(func() { _ = linux.Unmount(dir) })
+		err = errors.Join(linux.Mount("", dir, "", syscall.MS_SHARED, ""), os.Mkdir(filepath.Join(dir, "later"), 0o755))
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return dir
 }
 
 var cgroupMount = specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}}

@@ -110,12 +110,12 @@ func (s *Staged) stage(o StageOptions, n int, m specs.Mount) error {
 	if m.Type == "cgroup" || m.Type == "cgroup2" {
 		return s.cgroups(o, source, m)
 	}
-	flags, _, data := linux.ParseMountOptions(m.Options)
+	flags, propagation, data := linux.ParseMountOptions(m.Options)
 	if linux.IsBind(m.Type, m.Options) {
 		if data != "" {
 			return fmt.Errorf("unknown mount options %q", data)
 		}
-		return s.bind(External{m.Destination, source}, m.Source, flags)
+		return s.volume(o.Spec, External{m.Destination, source}, m.Source, flags, propagation)
 	}
 	// A copy of what lies below is among the files that are unpacked.
 	data = strings.Join(slices.DeleteFunc(strings.Split(data, ","), func(option string) bool { return option == "tmpcopyup" }), ",")
@@ -132,24 +132,46 @@ func (s *Staged) stage(o StageOptions, n int, m specs.Mount) error {
 	return s.offer(External{m.Destination, source})
 }
 
+// private mounts have no part in the host's mount events, following ones see them and show it none of their own.
+const (
+	private   = syscall.MS_PRIVATE | syscall.MS_REC
+	following = syscall.MS_SLAVE | syscall.MS_REC
+)
+
 // mount makes a mount point and mounts on it. What is mounted has no part in the host's mount events, as in a container of runc's.
 func (s *Staged) mount(target string, mount func(target string) error) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
-	return s.mountOver(target, mount)
+	return s.mountOver(target, private, mount)
 }
 
-func (s *Staged) mountOver(target string, mount func(target string) error) error {
+func (s *Staged) mountOver(target string, propagation uintptr, mount func(target string) error) error {
 	if err := mount(target); err != nil {
 		return err
 	}
 	s.mounted = append(s.mounted, target)
-	return linux.Mount("", target, "", syscall.MS_PRIVATE|syscall.MS_REC, "")
+	return linux.Mount("", target, "", propagation, "")
+}
+
+// volume is a bind mount of the spec's. As with runc it follows what it shows, unless the spec says otherwise of it or of all mounts. What CRIU binds, or a tree has, of the
+// prepared one takes the same part in mount events.
+func (s *Staged) volume(spec *specs.Spec, e External, source string, flags, propagation uintptr) error {
+	first := uintptr(following)
+	switch all := spec.Linux.RootfsPropagation; {
+	case all == "rprivate":
+		first = private
+	case all != "" && all != "rslave", propagation&syscall.MS_UNBINDABLE != 0:
+		return fmt.Errorf("a woken container cannot have propagation %q of its mounts, or one that is unbindable", all)
+	}
+	if err := s.bind(e, source, flags, first); err != nil || propagation == 0 {
+		return err
+	}
+	return linux.Mount("", e.Source, "", propagation, "")
 }
 
 // bind offers a file or directory of the host; a file needs a file to be mounted on.
-func (s *Staged) bind(e External, source string, flags uintptr) error {
+func (s *Staged) bind(e External, source string, flags, propagation uintptr) error {
 	if err := show(source); err != nil {
 		return err
 	}
@@ -161,7 +183,7 @@ func (s *Staged) bind(e External, source string, flags uintptr) error {
 		return err
 	}
 	bind := func(target string) error { return linux.Bind(source, target, false, flags&syscall.MS_REC != 0) }
-	if err := s.mountOver(e.Source, bind); err != nil {
+	if err := s.mountOver(e.Source, propagation, bind); err != nil {
 		return err
 	}
 	if keep := flags &^ (syscall.MS_BIND | syscall.MS_REC); keep != 0 {

@@ -25,7 +25,7 @@ func (s *Staged) protect(o StageOptions) error {
 			continue
 		}
 		e := External{path, filepath.Join(o.Dir, "readonly", strconv.Itoa(n))}
-		if err := s.bind(e, source, syscall.MS_RDONLY|syscall.MS_REC); err != nil {
+		if err := s.bind(e, source, syscall.MS_RDONLY|syscall.MS_REC, private); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Staged) cgroups(o StageOptions, source string, m specs.Mount) error {
 		if HasCgroupNS(o.Spec) {
 			tree = filepath.Join(unified, o.Cgroup.Path)
 		}
-		return s.bind(External{m.Destination, source}, tree, flags)
+		return s.bind(External{m.Destination, source}, tree, flags, private)
 	}
 	err = s.mount(source, func(target string) error { return linux.Tmpfs(target, "tmpfs", flags&^syscall.MS_RDONLY, "mode=755") })
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Staged) cgroups(o StageOptions, source string, m specs.Mount) error {
 	for _, root := range v1 {
 		name := filepath.Base(root)
 		e := External{filepath.Join(m.Destination, name), source + "-" + name}
-		if err := s.bind(e, filepath.Join(root, o.Cgroup.Path), flags); err != nil {
+		if err := s.bind(e, filepath.Join(root, o.Cgroup.Path), flags, private); err != nil {
 			return err
 		}
 		// A hierarchy of several controllers is found by the name of each.
