@@ -56,7 +56,7 @@ func (s *server) dump(ctx context.Context, i *instance, r *api.DumpRequest) (*ap
 		})
 		return err
 	})
-	if errors.Is(err, restore.ErrForeign) || errors.Is(err, restore.ErrOwnNamespaces) {
+	if errors.Is(err, restore.ErrForeign) || errors.Is(err, restore.ErrOwnNamespaces) || errors.Is(err, restore.ErrWatches) {
 		err = fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	if err == nil {

@@ -40,6 +40,7 @@
 //	<images>/*.img           CRIU's images
 //	<images>/parent/         pagemaps and pages of the image that this one is a delta against
 //	<images>/mount-<n>.tar   the files of the spec's n-th mount, a tmpfs; none: there were no files
+//	<images>/watches.json    what inotify descriptors watch, which CRIU's files do not say any more; none: nothing
 //	<work>/{dump,restore}.log
 //
 // An image is untrusted input: Check, which Restore begins with, refuses what is not a whole image of this architecture before CRIU sees it.

@@ -87,6 +87,10 @@ func dump(ctx context.Context, c CRIU, o DumpOptions) (d Dumped, s *session, err
 		return d, nil, err
 	}
 	defer closeAll(dirs)
+	if err := hintWatches(o.PID, o.WorkDir); err != nil {
+		return d, nil, err
+	}
+	defer os.Remove(filepath.Join(o.WorkDir, hintsFile))
 	x, err := o.outside()
 	if err != nil {
 		return d, nil, err
@@ -134,6 +138,9 @@ func (o DumpOptions) abort(s *session) func() {
 // complete makes what CRIU has written an image, while the processes stand, and has those freeze that are not to end.
 func (o DumpOptions) complete(ctx context.Context, x outside, d *Dumped) (err error) {
 	if err := errors.Join(packAll(o.PID, o.ImagesDir, o.Spec), x.bringIn(o.ImagesDir, o.PID)); err != nil {
+		return err
+	}
+	if err := keepWatches(o.PID, o.ImagesDir); err != nil {
 		return err
 	}
 	if d.OwnNamespaces, err = detach(o.ImagesDir, o.Spec); err != nil || o.Rest == nil {

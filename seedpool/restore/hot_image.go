@@ -114,7 +114,11 @@ func writeImage(path, kind string, messages ...proto.Message) error {
 }
 
 func writeFrames(w io.Writer, kind string, messages []proto.Message) error {
-	for _, number := range []uint64{magics["IMG_COMMON"], magics[kind]} {
+	head := "IMG_COMMON"
+	if kind == hintsKind {
+		head = "IMG_SERVICE"
+	}
+	for _, number := range []uint64{magics[head], magics[kind]} {
 		if err := binary.Write(w, binary.LittleEndian, uint32(number)); err != nil {
 			return err
 		}

@@ -248,6 +248,9 @@ func (r *restoring) notified(ctx context.Context, script string) error {
 		return errors.Join(err, r.kill())
 	}
 	r.phase("freeze")
+	if err := r.watch(); err != nil {
+		return errors.Join(err, r.kill())
+	}
 	return nil
 }
 
