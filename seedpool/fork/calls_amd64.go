@@ -61,6 +61,8 @@ const (
 	sysSeccomp       = 317
 	sysMemfdCreate   = 319
 	sysMlock2        = 325
+	sysInotifyAdd    = 254
+	sysInotifyInit1  = 294
 	sysRseq          = 334
 	sysMoveMount     = 429
 	sysClone3        = 435
@@ -84,7 +86,7 @@ var callNames = map[uint64]string{
 	sysSethostname: "sethostname", sysFutex: "futex", sysSetTidAddress: "set_tid_address", sysClockGettime: "clock_gettime", sysExitGroup: "exit_group",
 	sysEpollCtl: "epoll_ctl", sysOpenat: "openat", sysSetRobustList: "set_robust_list", sysTimerfdCreate: "timerfd_create", sysTimerfdSet: "timerfd_settime",
 	sysSignalfd4: "signalfd4", sysEventfd2: "eventfd2", sysEpollCreate1: "epoll_create1", sysDup3: "dup3", sysPipe2: "pipe2",
-	sysMemfdCreate: "memfd_create", sysMlock2: "mlock2", sysRseq: "rseq", sysClone3: "clone3", sysCloseRange: "close_range",
+	sysInotifyInit1: "inotify_init1", sysInotifyAdd: "inotify_add_watch", sysMemfdCreate: "memfd_create", sysMlock2: "mlock2", sysRseq: "rseq", sysClone3: "clone3", sysCloseRange: "close_range",
 }
 
 func callName(nr uint64) string {

@@ -14,7 +14,8 @@
 //
 // What works so far: one process, or an init and its children, that is, or was, the first of its pid namespace; any number of threads; private and shared anonymous memory, MADV_DONTFORK
 // undone, mlock; regular files (reopened by path in the clone's mount namespace), directories, stateless devices, pipes inside the process with what waits in them,
-// eventfd, epoll, timerfd, signalfd, TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
+// eventfd, epoll, timerfd, signalfd, inotify (what is watched is found by its path in the clone's root; it watches from when all its files are open, but for those of
+// the children of a tree), TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
 // unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
 // of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers; unlinked files that are small;
 // files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
@@ -38,7 +39,7 @@
 // 48 in node, 248 in tomcat, of which most is shared memory that is copied; page tables (0.3, 2.6, 0.6 MiB) come on top, as in any process of that shape. Relocated data of libraries, heaps
 // and stacks stay shared with the template, dirty as they are. What a clone has more after its first reply (15 MiB, 1.0, 6.4) the app has written.
 //
-// What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, inotify, POSIX timers of a thread's clock. A template that is the first
+// What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.

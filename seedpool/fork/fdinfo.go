@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 // info is /proc/PID/fdinfo/FD.
@@ -20,6 +22,7 @@ type info struct {
 	settime   int
 	timer     Interval
 	mask      uint64
+	notify    []linux.Watch
 	// unknown lines: the descriptor has something that cannot be carried over, a file lock for one.
 	unknown []string
 }
@@ -70,6 +73,10 @@ func (i *info) set(name, value, line string) (err error) {
 		i.timer.Every, err = parseSpan(value)
 	case "sigmask":
 		i.mask, err = strconv.ParseUint(value, 16, 64)
+	case "inotify wd":
+		var w linux.Watch
+		w, err = linux.ParseWatch(line)
+		i.notify = append(i.notify, w)
 	case "mnt_id", "eventfd-id":
 	case "scm_fds":
 		if value != "0" {

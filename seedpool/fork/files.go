@@ -56,6 +56,9 @@ func (i *inspector) readFile(process *linux.Pidfd, fd int) (f File, err error) {
 		}
 	case target == "anon_inode:[signalfd]":
 		f.Kind, f.Mask = KindSignal, n.mask
+	case target == "anon_inode:inotify":
+		f.Kind, f.Notify = KindNotify, n.notify
+		err = i.judgeEvents(process, f)
 	case strings.HasPrefix(target, "anon_inode:"):
 		i.refuse(CodeFile, anonymousFix(target), "descriptor %d is %s", fd, target)
 	case strings.HasPrefix(target, "pipe:["):

@@ -381,6 +381,9 @@ func (i *inspector) readFiles(p *Process) error {
 	if err := i.multicast(p.Files); err != nil {
 		return err
 	}
+	if err := i.findWatched(p.Files); err != nil {
+		return err
+	}
 	return i.readLinks(p.Files)
 }
 

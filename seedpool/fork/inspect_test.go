@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
 func TestSmapsAreRead(t *testing.T) {
@@ -80,6 +82,7 @@ func TestFdinfoIsRead(t *testing.T) {
 			info{clock: 1, ticks: 2, settime: 1, timer: Interval{Every: 7, Value: 999*time.Second + 5}},
 		},
 		{"signals", "sigmask:\t0000000000000800\n", info{mask: 0x800}},
+		{"watches", "inotify wd:2 ino:7 sdev:1 mask:100 ignored_mask:0 \n", info{notify: []linux.Watch{{WD: 2, Mask: 0x100, Device: 1, Inode: 7}}}},
 		{"lock", "lock:\t1: POSIX  ADVISORY  WRITE 7 00:13:1 0 EOF\n", info{unknown: []string{"lock:\t1: POSIX  ADVISORY  WRITE 7 00:13:1 0 EOF"}}},
 	} {
 		got, err := parseFdinfo(c.text)
@@ -177,7 +180,8 @@ func TestWhatCannotBeClonedIsRefusedAndGoesOn(t *testing.T) {
 		{"connection", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname()); x = l.accept()", CodeConnected},
 		{"connection not yet accepted", "l = socket.socket(); l.listen(); c = socket.socket(); c.connect(l.getsockname())", CodeConnected},
 		{"file that sends signals to another process", "p = os.fork() or time.sleep(100); x = socket.socketpair(); fcntl.fcntl(x[0], fcntl.F_SETOWN, p)", CodeFile},
-		{"inotify", "libc.inotify_init()", CodeFile},
+		{"inotify with an event to read", "x = libc.inotify_init(); libc.inotify_add_watch(x, b'/tmp', 0xfff); os.listdir('/tmp')", CodeNotify},
+		{"inotify of a file that has two names", "y = sys.argv[0] + '.n'; os.link(sys.argv[0], y); x = libc.inotify_init(); libc.inotify_add_watch(x, y.encode(), 2)", CodeNotify},
 		{"ring", "assert libc.syscall(425, 4, (ctypes.c_char * 256)()) >= 0", CodeFile},
 		{"userfaultfd", "assert libc.syscall(323, 1) >= 0", CodeFile},
 		{"pidfd", "x = os.pidfd_open(1)", CodeFile},

@@ -127,7 +127,7 @@ func Plan(process *Process, layout Layout, origin *Origin) (*Program, error) {
 
 	p.planZygote()
 	p.main = p.list("clone")
-	for _, step := range []func() error{p.planFiles, p.planMemory, p.planThreads} {
+	for _, step := range []func() error{p.planFiles, p.planMemory, p.planNotify, p.planThreads} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -93,6 +93,8 @@ func (p *planner) planFile(f File) error {
 		p.planUnlinked(f)
 	case KindTaken:
 		p.main.add(p.take(f.From))
+	case KindNotify:
+		p.main.add(call("make an inotify instance", sysInotifyInit1, status).to(p.temp))
 	case KindEpoll:
 		p.main.add(call("make an epoll instance", sysEpollCreate1).to(p.temp))
 	case KindSocket:

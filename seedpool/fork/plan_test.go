@@ -71,6 +71,7 @@ func sample() *Process {
 			{FD: 9, Kind: KindSignal, Same: 9, Mask: 0x800},
 			{FD: 10, Kind: KindSocket, Flags: openNonblock, Same: 10, Inode: 20, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 21, Shut: 2}},
 			{FD: 11, Kind: KindSocket, Same: 11, Inode: 21, Socket: &linux.Socket{Family: afUnix, Type: sockStream, Connected: true}, Link: linux.UnixLink{Peer: 20, Shut: 1}, Content: []byte("y")},
+			{FD: 16, Kind: KindNotify, Same: 16, Flags: openNonblock, Notify: []linux.Watch{{WD: 2, Mask: 0x84000fff, Path: "/srv"}}},
 			{FD: 12, Kind: KindDir, Same: 12, Path: "/", Flags: 0o200000},
 			{FD: 14, Kind: KindSocket, Same: 14, Socket: &linux.Socket{Family: afInet, Type: sockDatagram, Protocol: protocolUDP, Connected: true, Address: []byte{2, 0, 1, 2}, Remote: []byte{2, 0, 3, 4}}},
 			{FD: 15, Kind: KindSocket, Same: 15, Socket: &linux.Socket{Family: afNetlink, Type: 3, Address: []byte{16, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0}}},

@@ -100,6 +100,8 @@ type File struct {
 	Timer Interval
 	// Mask of a signalfd.
 	Mask uint64
+	// Notify are the watches of an inotify descriptor, by their numbers.
+	Notify []linux.Watch
 	// Status of an unlinked file.
 	Status *Status
 	// Size of a pipe in bytes; Content is what waits in it, or in a connection, given with the end to read from, or what is in an unlinked file.
@@ -137,6 +139,7 @@ const (
 	KindSocket  Kind = "socket"
 	KindTaken   Kind = "taken"
 	KindDeleted Kind = "deleted"
+	KindNotify  Kind = "inotify"
 )
 
 // Node is what a clone's socket file is to be like.
@@ -190,6 +193,7 @@ const (
 	CodeDevice     Code = "device"
 	CodePipe       Code = "pipe"
 	CodeEpoll      Code = "epoll"
+	CodeNotify     Code = "inotify"
 	CodeSocket     Code = "socket"
 	CodeConnected  Code = "socket-connected"
 	CodeMPTCP      Code = "socket-mptcp"

@@ -238,13 +238,13 @@ func held(t *testing.T, keeper, zygote int) string {
 }
 
 func TestTemplateThatIsRefusedLeavesNothing(t *testing.T) {
-	b := newBed(t, "python-demo", "file=/tmp/up", "python3", "-c", `import ctypes, time
-ctypes.CDLL(None).inotify_init()
+	b := newBed(t, "python-demo", "file=/tmp/up", "python3", "-c", `import os, time
+x = os.memfd_create("x")
 open('/tmp/up', 'w').close()
 while True: time.sleep(0.1)`)
 	for range 2 {
 		_, err := b.tryFork(fmt.Sprintf("refused-%d", time.Now().UnixNano()))
-		if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "inotify") {
+		if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "memfd") {
 			t.Fatalf("got %v", err)
 		}
 	}

@@ -75,7 +75,7 @@ func (p *Pidfd) EventsWaiting(fd int) (n int, err error) {
 
 // AddWatches gives an inotify descriptor of the process watches, with their numbers; a watch that is there already becomes as it is given. Links are not followed.
 func (p *Pidfd) AddWatches(fd int, watches []Watch) error {
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", p.pid))
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", p.pid), unix.O_PATH, 0) // of which no watch tells
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,13 @@ def poll():
         libc.epoll_ctl(p, 1, fd, struct.pack("=IQ", e, r.getrandbits(64)))
     if r.random() < 0.5: pollable.append(p)
 
+def notify():
+    fd = libc.inotify_init1(some(os.O_NONBLOCK, os.O_CLOEXEC))
+    for path in r.sample((b"/", b"/usr", b"/etc/passwd", top.encode()), r.randrange(5)):
+        wd = libc.inotify_add_watch(fd, path, r.choice((0x400, 0xc00, 0x4000400, 0x80000400)))
+        if r.random() < 0.2: libc.inotify_rm_watch(fd, wd); os.read(fd, 100)
+    pollable.append(fd)
+
 def pair():
     kind = r.choice((1, 2, 5))
     a, b = socket.socketpair(socket.AF_UNIX, kind); keep.extend((a, b))
@@ -102,7 +109,7 @@ def duplicate():
 def close():
     if removable: os.close(removable.pop(r.randrange(len(removable))))
 
-everything = (file, path, unlinked, directory, device, pipe, event, timer, signals, poll, pair, sock, duplicate, close)
+everything = (file, path, unlinked, directory, device, pipe, event, timer, signals, poll, notify, pair, sock, duplicate, close)
 for _ in range(r.randrange(10, 50)): r.choice(everything)()
 print("ready", flush=True)
 time.sleep(1000)
