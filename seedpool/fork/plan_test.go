@@ -97,7 +97,7 @@ func TestPlanIsAsItWas(t *testing.T) {
 	golden(t, "testdata/plan.golden", p.String())
 	_, request, err := p.request(1, Sandbox{
 		Hostname: "x", Root: true, Proc: true, OwnNet: true, Cgroup: true,
-		Mounts: []Mount{{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: mountNoSuid, Data: "size=1m"}},
+		Mounts: []Mount{{Source: "tmpfs", Target: "/tmp", Type: "tmpfs", Flags: mountNoSuid, Data: "size=1m"}, {Source: "mqueue", Target: "/dev/mqueue", Type: "mqueue"}},
 		clocks: &linux.Clocks{Monotonic: -time.Second, Boottime: 1},
 	})
 	if err != nil {

@@ -41,7 +41,8 @@ const (
 	cloneNewNS, cloneNewUTS, cloneNewIPC     = 0x20000, 0x4000000, 0x8000000
 	cloneNewPID, cloneNewNet                 = 0x20000000, 0x40000000
 	cloneIntoCgroup, cloneNewCgroup          = 0x200000000, 0x2000000
-	mountNoSuid, mountNoDev, mountNoExec     = 2, 4, 8
+	mountReadOnly, mountNoSuid               = 1, 2
+	mountNoDev, mountNoExec                  = 4, 8
 	mountRecursive, mountPrivate             = 0x4000, 0x40000
 	moveEmptyPath, unmountDetach             = 4, 2
 	datagram, setInterfaceFlags, interfaceUp = 2, 0x8914, 1
@@ -150,7 +151,12 @@ func (p *Program) mounts(r *program, l *list, s Sandbox) {
 		if m.Data != "" {
 			data = r.string(m.Data)
 		}
-		l.add(call("mount "+m.Target, sysMount, r.string(m.Source), r.string(m.Target), r.string(m.Type), m.Flags, data))
+		target := r.string(m.Target)
+		l.add(call("mount "+m.Target, sysMount, r.string(m.Source), target, r.string(m.Type), m.Flags, data))
+		// The message queues of a new IPC namespace belong to the user who made it: the app's.
+		if m.Type == "mqueue" && !s.JoinIPC && m.Flags&mountReadOnly == 0 {
+			l.add(call("give it to root", sysFchownat, here, target, 0, 0))
+		}
 	}
 	if s.Root {
 		l.add(call("go to "+p.Cwd, sysChdir, r.string(p.Cwd)))

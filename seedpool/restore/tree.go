@@ -141,7 +141,8 @@ func (b *treeBuilder) inner() (list []InnerMount, err error) {
 		case err != nil:
 			return nil, err
 		case info.IsDir():
-			list = append(list, InnerMount{"tmpfs", m.Point, "tmpfs", syscall.MS_RDONLY, "nr_blocks=1,nr_inodes=1"})
+			// Root's, whoever mounts it.
+			list = append(list, InnerMount{"tmpfs", m.Point, "tmpfs", syscall.MS_RDONLY, "nr_blocks=1,nr_inodes=1,uid=0,gid=0"})
 		default:
 			list = append(list, InnerMount{Source: "/dev/null", Target: m.Point, Flags: syscall.MS_BIND})
 		}
