@@ -10,12 +10,16 @@ import (
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
+// What it is told it hears by a connection to a unix socket of its own.
 func TestAnInstanceIsToldOfItsOwnFilesOnly(t *testing.T) {
 	b := prepareBed(t, "node-demo")
 	b.bake(b.img.Spec(t, "node", "-e", `
-const fs = require('fs')
+const fs = require('fs'), net = require('net')
 fs.mkdirSync('/tmp/seen/deep', {recursive: true})
-for (const dir of ['/tmp/seen', '/tmp/seen/deep', '/etc/passwd', '/']) fs.watch(dir, (event, name) => fs.appendFileSync('/tmp/told', dir + ' ' + event + ' ' + name + '\n'))
+const told = net.createServer(c => c.on('data', line => fs.appendFileSync('/tmp/told', line))).listen('/tmp/socket', () => {
+  const line = net.connect('/tmp/socket')
+  for (const dir of ['/tmp/seen', '/tmp/seen/deep', '/etc/passwd', '/']) fs.watch(dir, (event, name) => line.write(dir + ' ' + event + ' ' + name + '\n'))
+})
 setTimeout(() => fs.writeFileSync('/tmp/seen/up', ''), 100)
 `), "file=/tmp/told", confined)
 	b.spawn()
