@@ -39,7 +39,7 @@
 // 48 in node, 248 in tomcat, of which most is shared memory that is copied; page tables (0.3, 2.6, 0.6 MiB) come on top, as in any process of that shape. Relocated data of libraries, heaps
 // and stacks stay shared with the template, dirty as they are. What a clone has more after its first reply (15 MiB, 1.0, 6.4) the app has written.
 //
-// What does not: a template that still has a seccomp filter, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, POSIX timers of a thread's clock. A template that is the first
+// What does not: a template that still has a seccomp filter, System V objects, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.

@@ -78,6 +78,7 @@ func (i *inspector) inspect(ctx context.Context) error {
 		{"relations", func() error { return i.readRelations(i.process) }},
 		{"threads", func() error { return i.readThreads(ctx, i.process) }},
 		{"root", func() error { return i.readRoot(i.process) }},
+		{"IPC namespace", i.readIPC},
 		{"signals and timers", func() error { return i.readSignals(ctx, i.process) }},
 		{"POSIX timers", func() error { return i.readTimers(ctx, i.process) }},
 		{"mappings", func() error { return i.readMappings(i.process, i.Own) }},
@@ -282,6 +283,15 @@ func (i *inspector) readRoot(p *Process) (err error) {
 		}
 	}
 	return nil
+}
+
+// readIPC refuses System V objects: a clone has an IPC namespace of its own, with nothing in it.
+func (i *inspector) readIPC() error {
+	kinds, err := linux.SysVObjects(i.pid)
+	if len(kinds) > 0 {
+		i.refuse(CodeSysV, "use POSIX shared memory and semaphores", "the IPC namespace has System V objects: %s", strings.Join(kinds, ", "))
+	}
+	return err
 }
 
 func (i *inspector) readSignals(ctx context.Context, p *Process) (err error) {

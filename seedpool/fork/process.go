@@ -189,6 +189,7 @@ const (
 	CodeFile       Code = "file"
 	CodeUnlinked   Code = "file-unlinked"
 	CodeRoot       Code = "root"
+	CodeSysV       Code = "sysv-ipc"
 	CodeLocked     Code = "file-locked"
 	CodeDevice     Code = "device"
 	CodePipe       Code = "pipe"
