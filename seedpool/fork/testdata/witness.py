@@ -19,11 +19,11 @@ libc.signalfd(-1, struct.pack("Q", 1 << 11), 0)
 file = open(sys.argv[1], "rb", buffering=0)
 file.seek(3)
 os.dup(file.fileno())
+directory = os.open("/usr", os.O_RDONLY | os.O_DIRECTORY)
+null = os.open("/dev/null", os.O_RDWR)
 notify = libc.inotify_init1(0o4000)
 for path in b"/etc", b"/usr", sys.argv[1].encode(): libc.inotify_add_watch(notify, path, 0x4000100)
 libc.inotify_rm_watch(notify, 1); os.read(notify, 100)
-directory = os.open("/usr", os.O_RDONLY | os.O_DIRECTORY)
-null = os.open("/dev/null", os.O_RDWR)
 
 pairs = [socket.socketpair(socket.AF_UNIX, kind) for kind in (1, 2, 5)]
 pairs[0][0].send(b"waits"); pairs[0][0].shutdown(socket.SHUT_WR)
