@@ -14,6 +14,7 @@ const (
 	sysIoctl         = 16
 	sysPwrite64      = 18
 	sysWritev        = 20
+	sysShmat         = 30
 	sysMadvise       = 28
 	sysSetitimer     = 38
 	sysSocket        = 41
@@ -78,7 +79,7 @@ const (
 
 var callNames = map[uint64]string{
 	sysRead: "read", sysWrite: "write", sysClose: "close", sysLseek: "lseek", sysMmap: "mmap", sysRtSigaction: "rt_sigaction", sysRtSigreturn: "rt_sigreturn", sysIoctl: "ioctl",
-	sysPwrite64: "pwrite64", sysWritev: "writev", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
+	sysPwrite64: "pwrite64", sysWritev: "writev", sysShmat: "shmat", sysSetitimer: "setitimer", sysSocket: "socket", sysSocketpair: "socketpair", sysRecvmsg: "recvmsg", sysBind: "bind", sysListen: "listen",
 	sysSetsockopt: "setsockopt", sysClone: "clone", sysFcntl: "fcntl", sysFtruncate: "ftruncate", sysSetsid: "setsid", sysChdir: "chdir", sysCapset: "capset", sysSeccomp: "seccomp", sysFchdir: "fchdir", sysPivotRoot: "pivot_root", sysUmount2: "umount2", sysMoveMount: "move_mount",
 	sysShutdown: "shutdown", sysFchownat: "fchownat", sysUnlinkat: "unlinkat", sysFchmodat: "fchmodat",
 	sysTimerCreate: "timer_create", sysTimerSettime: "timer_settime", sysTimerDelete: "timer_delete", sysConnect: "connect",

@@ -118,6 +118,13 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 			err = errors.Join(fmt.Errorf("clone template %d: %w", t.pid, err), c.Discard())
 		}
 	}()
+	ipc, err := t.copySegments(&s, &f)
+	if err != nil {
+		return nil, err
+	}
+	if ipc != nil {
+		defer ipc.Close()
+	}
 	times, err := t.make(ctx, c, t.number, s, t.files(f))
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@
 // the children of a tree), TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
 // unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
 // of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers; unlinked files that are small;
-// files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
+// System V memory (a copy under the same number, whose creator is root; not one that is to be removed when nobody has it); files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
 // owners and signals of descriptors (O_ASYNC), if it is the process that has them. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
 // its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.
@@ -39,7 +39,7 @@
 // 48 in node, 248 in tomcat, of which most is shared memory that is copied; page tables (0.3, 2.6, 0.6 MiB) come on top, as in any process of that shape. Relocated data of libraries, heaps
 // and stacks stay shared with the template, dirty as they are. What a clone has more after its first reply (15 MiB, 1.0, 6.4) the app has written.
 //
-// What does not: a template that still has a seccomp filter, System V objects, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, POSIX timers of a thread's clock. A template that is the first
+// What does not: a template that still has a seccomp filter, System V semaphores and queues, deeper trees, connected TCP and connected unix sockets with a name, unix sockets that lead out of the tree, packets that wait in a socket, multicast groups, POSIX timers of a thread's clock. A template that is the first
 // process of its pid namespace takes its clones with it when it ends, and its zygote too; one that was restored into a holder's does not.
 //
 // Locks: Template.mu, held while a clone is made.

@@ -285,15 +285,6 @@ func (i *inspector) readRoot(p *Process) (err error) {
 	return nil
 }
 
-// readIPC refuses System V objects: a clone has an IPC namespace of its own, with nothing in it.
-func (i *inspector) readIPC() error {
-	kinds, err := linux.SysVObjects(i.pid)
-	if len(kinds) > 0 {
-		i.refuse(CodeSysV, "use POSIX shared memory and semaphores", "the IPC namespace has System V objects: %s", strings.Join(kinds, ", "))
-	}
-	return err
-}
-
 func (i *inspector) readSignals(ctx context.Context, p *Process) (err error) {
 	main := i.Threads[0]
 	const sigchld, setSize = 17, 8
@@ -345,6 +336,9 @@ func (i *inspector) readMappings(p *Process, own [2]uint64) error {
 		}
 		if v.sharedFile() {
 			i.judgeSharedFile(v)
+		}
+		if v.segment() {
+			i.judgeSegment(v)
 		}
 	}
 	return nil

@@ -39,6 +39,7 @@ func (p *planner) planMemory() error {
 	for _, inode := range order {
 		p.planShared(inode, sizes[inode])
 	}
+	p.planSegments()
 	for _, v := range p.process.VMAs {
 		if !v.sharedFile() {
 			continue

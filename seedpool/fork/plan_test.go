@@ -55,6 +55,7 @@ func sample() *Process {
 			{Start: 0x10000, End: 0x20000, Perms: "rw-p", Flags: []string{"rd", "wr", "dc"}},
 			{Start: 0x20000, End: 0x30000, Perms: "rw-s", Path: "/dev/zero (deleted)", Inode: 5, Flags: []string{"rd", "wr", "sh"}, Data: []linux.Range{{From: 0x1000, To: 0x3000}, {From: 0xf000, To: 0x10000}}},
 			{Start: 0x30000, End: 0x31000, Perms: "r--s", Path: "/dev/zero (deleted)", Inode: 5, Offset: 0x10000, Flags: []string{"rd", "sh", "lo"}},
+			{Start: 0x40000, End: 0x41000, Perms: "r--s", Path: "/SYSV00000007 (deleted)", Inode: 3, Flags: []string{"rd", "sh"}},
 		},
 		Files: []File{
 			{FD: 0, Kind: KindStdio, Path: "pipe:[1]", Inode: 1},

@@ -19,6 +19,8 @@ type Process struct {
 	Member *Member
 	// Threads: the main thread comes first.
 	Threads []Thread
+	// Segments are the System V memory of its IPC namespace, attached or not.
+	Segments []linux.Segment
 	// VMAs by address, without the region that sprout maps itself.
 	VMAs []VMA
 	// Files by descriptor.

@@ -81,7 +81,7 @@ func (v VMA) sharedAnonymous() bool {
 
 // sharedFile: what is written to it reaches a file, of which a clone has its own.
 func (v VMA) sharedFile() bool {
-	return v.shared() && v.has("mw") && !v.sharedAnonymous()
+	return v.shared() && v.has("mw") && !v.sharedAnonymous() && !v.segment()
 }
 
 // kernels: mapped by the kernel into every process, and by fork into the clone.
@@ -111,11 +111,11 @@ func judgeMapping(v VMA) []Refusal {
 		}
 	}
 	switch {
-	case strings.HasPrefix(v.Path, "/[aio]"), strings.HasPrefix(v.Path, "anon_inode:"), strings.HasPrefix(v.Path, "/SYSV"):
+	case strings.HasPrefix(v.Path, "/[aio]"), strings.HasPrefix(v.Path, "anon_inode:"):
 		return []Refusal{{CodeMapping, what, ""}}
 	case v.sharedAnonymous() && v.Perms[0] != 'r':
 		return []Refusal{{CodeMapping, what + " cannot be read", ""}}
-	case !v.shared() || v.sharedAnonymous():
+	case !v.shared() || v.sharedAnonymous() || v.segment():
 		return nil
 	case strings.HasPrefix(v.Path, "/memfd:"):
 		return []Refusal{{CodeMapping, what, ""}}

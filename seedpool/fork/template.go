@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/sproutrun/sprout/seedpool/linux"
 	"github.com/sproutrun/sprout/seedpool/ptrace"
 )
 
@@ -19,6 +20,8 @@ type Template struct {
 	// children have a zygote each.
 	children []*zygote
 	clocks   clocks
+	// segments of its IPC namespace.
+	segments []linux.Segment
 	// filler takes the place of descriptors that a request does not have.
 	filler *os.File
 
@@ -143,7 +146,7 @@ func prepare(ctx context.Context, sources []Source, seized [][]*ptrace.Tracee) (
 			return nil, err
 		}
 	}
-	t := &Template{}
+	t := &Template{segments: processes[0].Segments}
 	if t.clocks, err = readClocks(sources[0].PID); err != nil {
 		return nil, err
 	}

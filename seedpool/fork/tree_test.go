@@ -57,7 +57,7 @@ func makeTree(t *testing.T) (template *Template, log string) {
 type said struct {
 	Number, PID, Parent, Group, Session, UID, Heard, Told int
 	Cwd, Ended                                            string
-	Memory                                                bool
+	Memory, Segment                                       bool
 	Counts                                                []int
 	Heart                                                 []any
 }
@@ -150,7 +150,7 @@ func TestATreeIsClonedWithItsRelationsAndWhatItShares(t *testing.T) {
 		release(t, c)
 		for number, a := range both(t, c.PID) {
 			// The sessions of a clone's processes have no number in it.
-			want := said{Number: number, PID: template.children[number-1].program.PID, Parent: 1, Group: 1, UID: 33, Told: 2, Memory: true, Cwd: a.Cwd, Counts: a.Counts, Heard: a.Heard, Heart: []any{"alive", 0o100640, 9, 5}}
+			want := said{Number: number, PID: template.children[number-1].program.PID, Parent: 1, Group: 1, UID: 33, Told: 2, Memory: true, Segment: true, Cwd: a.Cwd, Counts: a.Counts, Heard: a.Heard, Heart: []any{"alive", 0o100640, 9, 5}}
 			if number == 2 {
 				want.Group = want.PID
 			}

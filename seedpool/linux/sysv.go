@@ -2,38 +2,156 @@ package linux
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// SysVObjects are the kinds of System V objects (shm, sem, msg) that there are in a process's IPC namespace; none if that is the caller's own, whose objects are others', too.
-func SysVObjects(pid int) (kinds []string, err error) {
+// Segment is a System V shared memory segment; Mode has more than permissions if it is to be removed, is locked or has huge pages.
+type Segment struct {
+	Key, ID  int
+	Size     uint64
+	Mode     uint32
+	UID, GID uint32
+}
+
+// SysV are the System V objects of an IPC namespace.
+type SysV struct {
+	Segments []Segment
+	// Semaphores and Queues: there are any.
+	Semaphores, Queues bool
+}
+
+// ReadSysV reads the objects of a process's IPC namespace; none if that is the caller's own, whose objects are others', too.
+func ReadSysV(pid int) (all SysV, err error) {
 	own, err := os.Readlink("/proc/self/ns/ipc")
 	if err != nil {
-		return nil, err
+		return all, err
 	}
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", pid))
 	if err != nil || own == theirs {
-		return nil, err
+		return all, err
 	}
+	err = enterIPC(pid, func() (err error) {
+		if all.Segments, err = segments(); err != nil {
+			return err
+		}
+		if all.Semaphores, err = some("sem"); err != nil {
+			return err
+		}
+		all.Queues, err = some("msg")
+		return err
+	})
+	return all, err
+}
+
+func enterIPC(pid int, fn func() error) error {
 	ns, err := NSFile(pid, "ipc")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return Enter([]NS{{unix.CLONE_NEWIPC, ns}}, fn)
+}
+
+// some says whether there is more than the heading in a list of the calling thread's namespace.
+func some(kind string) (bool, error) {
+	list, err := os.ReadFile("/proc/sysvipc/" + kind)
+	return bytes.Count(list, []byte("\n")) > 1, err
+}
+
+// segments reads the list of the calling thread's namespace: key, id, mode, size, two processes, how often it is attached, owner, creator, and times.
+func segments() (list []Segment, err error) {
+	data, err := os.ReadFile("/proc/sysvipc/shm")
 	if err != nil {
 		return nil, err
 	}
-	defer ns.Close()
-	err = Enter([]NS{{unix.CLONE_NEWIPC, ns}}, func() error {
-		for _, kind := range []string{"shm", "sem", "msg"} {
-			list, err := os.ReadFile("/proc/sysvipc/" + kind)
-			if err != nil {
-				return err
+	_, data, _ = bytes.Cut(data, []byte("\n"))
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		const owner, least = 7, 9
+		if len(fields) < least {
+			return nil, fmt.Errorf("segment %q: %w", line, unix.EPROTO)
+		}
+		var numbers [least]uint64
+		for n, field := range fields[:least] {
+			base := 10
+			if n == 2 {
+				base = 8
 			}
-			if bytes.Count(list, []byte("\n")) > 1 { // the first line is a heading
-				kinds = append(kinds, kind)
+			if n == 0 { // printed with its sign
+				key, err := strconv.ParseInt(field, base, 32)
+				if err != nil {
+					return nil, err
+				}
+				numbers[n] = uint64(key)
+				continue
+			}
+			if numbers[n], err = strconv.ParseUint(field, base, 64); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, Segment{int(numbers[0]), int(numbers[1]), numbers[3], uint32(numbers[2]), uint32(numbers[owner]), uint32(numbers[owner+1])})
+	}
+	return list, nil
+}
+
+// CopySegments makes a new IPC namespace with copies of segments of a process's, under the same numbers.
+func CopySegments(pid int, list []Segment) (ns *os.File, err error) {
+	contents := make([][]byte, len(list))
+	err = enterIPC(pid, func() error {
+		for n, s := range list {
+			memory, err := unix.SysvShmAttach(s.ID, 0, unix.SHM_RDONLY)
+			if err != nil {
+				return fmt.Errorf("attach segment %d: %w", s.ID, os.NewSyscallError("shmat", err))
+			}
+			contents[n] = bytes.Clone(memory)
+			if err := unix.SysvShmDetach(memory); err != nil {
+				return os.NewSyscallError("shmdt", err)
 			}
 		}
 		return nil
 	})
-	return kinds, err
+	if err != nil {
+		return nil, err
+	}
+	err = Enter(nil, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		for n, s := range list {
+			if err := s.make(contents[n]); err != nil {
+				return fmt.Errorf("make segment %d: %w", s.ID, err)
+			}
+		}
+		ns, err = os.Open("/proc/thread-self/ns/ipc")
+		return err
+	})
+	return ns, err
+}
+
+// make makes a segment in the calling thread's namespace.
+func (s Segment) make(content []byte) error {
+	if err := os.WriteFile("/proc/sys/kernel/shm_next_id", []byte(strconv.Itoa(s.ID)), 0); err != nil {
+		return err
+	}
+	id, err := unix.SysvShmGet(s.Key, int(s.Size), unix.IPC_CREAT|unix.IPC_EXCL|int(s.Mode))
+	if err != nil {
+		return os.NewSyscallError("shmget", err)
+	}
+	if id != s.ID {
+		return fmt.Errorf("it has number %d: %w", id, unix.EEXIST)
+	}
+	memory, err := unix.SysvShmAttach(id, 0, 0)
+	if err != nil {
+		return os.NewSyscallError("shmat", err)
+	}
+	copy(memory, content)
+	desc := unix.SysvShmDesc{Perm: unix.SysvIpcPerm{Uid: s.UID, Gid: s.GID, Mode: s.Mode}}
+	_, err = unix.SysvShmCtl(id, unix.IPC_SET, &desc)
+	return errors.Join(os.NewSyscallError("shmctl IPC_SET", err), os.NewSyscallError("shmdt", unix.SysvShmDetach(memory)))
 }

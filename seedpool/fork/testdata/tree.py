@@ -3,6 +3,9 @@
 import ctypes, json, mmap, os, signal, socket, sys, time
 
 shared = mmap.mmap(-1, 1 << 20)
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = (ctypes.c_ubyte * 10).from_address(libc.shmat(libc.shmget(0, 10, 0o600), None, 0))
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 heart = os.open(os.path.dirname(sys.argv[1]) + "/heart", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
 os.unlink(os.path.dirname(sys.argv[1]) + "/heart")
@@ -31,11 +34,12 @@ def worker(number, report):
         c, _ = listener.accept()
         asked = c.recv(1000).decode()
         shared[number] += 1
+        segment[number] += 1
         os.write(log, b"%d\n" % number)
         os.write(report, b"%d" % number)
         time.sleep(0.05)
         body = json.dumps({"number": number, "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "session": os.getsid(0), "uid": os.getuid(), "cwd": os.getcwd(),
-            "told": ours.send(b"x") + len(theirs.recv(1)), "heart": [os.pread(heart, 100, 0).decode(), *(os.fstat(heart)[n] for n in (0, 8)), os.lseek(heart, 0, 1)], "memory": private == bytes([number]) * 4096, "counts": list(shared[0:8]), "ended": shared[100:164].decode().strip("\0 "), "heard": shared[9]}) + "\n"
+            "segment": segment[number] == shared[number], "told": ours.send(b"x") + len(theirs.recv(1)), "heart": [os.pread(heart, 100, 0).decode(), *(os.fstat(heart)[n] for n in (0, 8)), os.lseek(heart, 0, 1)], "memory": private == bytes([number]) * 4096, "counts": list(shared[0:8]), "ended": shared[100:164].decode().strip("\0 "), "heard": shared[9]}) + "\n"
         if asked.startswith("end"): os._exit(int(asked.split()[1]))
         c.send(body.encode()); c.close()
 
