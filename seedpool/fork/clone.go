@@ -118,7 +118,7 @@ func (t *Template) Clone(ctx context.Context, s Sandbox, f Files) (_ *Clone, err
 			err = errors.Join(fmt.Errorf("clone template %d: %w", t.pid, err), c.Discard())
 		}
 	}()
-	ipc, err := t.copySegments(&s, &f)
+	ipc, err := t.copyIPC(&s, &f)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@
 // the children of a tree), TCP listeners over IPv4 and IPv6, TCP sockets without a connection,
 // unix sockets: listeners, pairs whose two ends are both inside with the bytes that wait in them, those whose peer is gone; UDP sockets and netlink sockets
 // of few protocols with nothing to read; POSIX timers; dup'ed descriptors; itimers; unlinked files that are small;
-// System V memory (a copy under the same number, whose creator is root; not one that is to be removed when nobody has it); files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
+// settings of the IPC namespace; System V memory (a copy under the same number, whose creator is root; not one that is to be removed when nobody has it); files mapped for writing, if the clone has a root of its own; standard streams that are pipes are replaced by those of the request, also where they were opened a second time;
 // owners and signals of descriptors (O_ASYNC), if it is the process that has them. The clone has its own pid and mount namespace, network, IPC and UTS namespaces that are made or given,
 // its own /proc, and begins in the given cgroup. Its root is a copy of the template's mounts, or a mount tree
 // that comes with the request: its files are then opened there, while what is mapped privately stays the template's, whose bytes are the same.

@@ -19,8 +19,8 @@ type Process struct {
 	Member *Member
 	// Threads: the main thread comes first.
 	Threads []Thread
-	// Segments are the System V memory of its IPC namespace, attached or not.
-	Segments []linux.Segment
+	// IPC is what is in its IPC namespace.
+	IPC linux.IPC
 	// VMAs by address, without the region that sprout maps itself.
 	VMAs []VMA
 	// Files by descriptor.

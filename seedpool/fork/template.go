@@ -20,8 +20,8 @@ type Template struct {
 	// children have a zygote each.
 	children []*zygote
 	clocks   clocks
-	// segments of its IPC namespace.
-	segments []linux.Segment
+	// ipc is what its IPC namespace has.
+	ipc linux.IPC
 	// filler takes the place of descriptors that a request does not have.
 	filler *os.File
 
@@ -146,7 +146,7 @@ func prepare(ctx context.Context, sources []Source, seized [][]*ptrace.Tracee) (
 			return nil, err
 		}
 	}
-	t := &Template{segments: processes[0].Segments}
+	t := &Template{ipc: processes[0].IPC}
 	if t.clocks, err = readClocks(sources[0].PID); err != nil {
 		return nil, err
 	}

@@ -252,6 +252,11 @@ func TestErrorAtAnyOpOfAChildLeavesNoProcessAndATemplateThatClones(t *testing.T)
 func spoiledChild(t *testing.T, template *Template, z *zygote, s Sandbox, f Files, offset uint64) error {
 	t.Helper()
 	template.number++
+	ns, err := template.copyIPC(&s, &f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
 	c := new(Clone)
 	if _, err := template.make(timeout(t), c, template.number, s, template.files(f)); err != nil {
 		t.Fatal(err)

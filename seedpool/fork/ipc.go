@@ -1,7 +1,7 @@
 package fork
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -15,9 +15,9 @@ const segmentsLimit = 64 << 20
 
 const shmReadOnly, shmRemap, shmExec = 0o10000, 0o40000, 0o100000
 
-// readIPC reads System V segments, of which a clone's new IPC namespace has copies. Other objects, and segments that are about to be removed, are refused.
+// readIPC reads settings and System V segments, of which a clone's new IPC namespace has copies. Other objects, and segments that are about to be removed, are refused.
 func (i *inspector) readIPC() error {
-	all, err := linux.ReadSysV(i.pid)
+	all, err := linux.ReadIPC(i.pid)
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (i *inspector) readIPC() error {
 			i.refuse(CodeSysV, fix, "System V segment %d of %d bytes has mode %o: it is to be removed, locked, of huge pages, or all are larger than %d bytes", s.ID, s.Size, s.Mode, segmentsLimit)
 		}
 	}
-	i.process.Segments = all.Segments
+	i.process.IPC = all
 	return nil
 }
 
@@ -40,8 +40,8 @@ func (v VMA) segment() bool { return v.shared() && strings.HasPrefix(v.Path, "/S
 
 // judgeSegment refuses a mapping that shmat(2) would not make: of a part of a segment.
 func (i *inspector) judgeSegment(v VMA) {
-	at := slices.IndexFunc(i.process.Segments, func(s linux.Segment) bool { return uint64(s.ID) == v.Inode })
-	if at < 0 || v.Offset != 0 || (i.process.Segments[at].Size+pageSize-1)/pageSize*pageSize != v.End-v.Start || v.Perms[0] != 'r' {
+	at := slices.IndexFunc(i.process.IPC.Segments, func(s linux.Segment) bool { return uint64(s.ID) == v.Inode })
+	if at < 0 || v.Offset != 0 || (i.process.IPC.Segments[at].Size+pageSize-1)/pageSize*pageSize != v.End-v.Start || v.Perms[0] != 'r' {
 		i.refuse(CodeSysV, "", "mapping %x-%x %s of %s is not that of a whole segment", v.Start, v.End, v.Perms, v.Path)
 	}
 }
@@ -63,15 +63,17 @@ func (p *planner) planSegments() {
 	}
 }
 
-// copySegments gives a clone an IPC namespace with copies of the template's segments, which the caller closes; nil: there are none.
-func (t *Template) copySegments(s *Sandbox, f *Files) (*os.File, error) {
-	if len(t.segments) == 0 {
+// copyIPC gives a clone an IPC namespace like the template's, which the caller closes; nil: a new one is like it.
+func (t *Template) copyIPC(s *Sandbox, f *Files) (*os.File, error) {
+	if len(t.ipc.Segments) == 0 && len(t.ipc.Settings) == 0 {
 		return nil, nil
 	}
 	if s.JoinIPC {
-		return nil, fmt.Errorf("it has System V segments, and the clone has no IPC namespace of its own")
+		return nil, errOwnIPC
 	}
-	ns, err := linux.CopySegments(t.pid, t.segments)
+	ns, err := t.ipc.Copy(t.pid)
 	s.JoinIPC, f.IPC = true, ns
 	return ns, err
 }
+
+var errOwnIPC = errors.New("it has System V memory, or settings, in its IPC namespace, and the clone is to have another's")

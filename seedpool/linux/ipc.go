@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -19,15 +21,17 @@ type Segment struct {
 	UID, GID uint32
 }
 
-// SysV are the System V objects of an IPC namespace.
-type SysV struct {
+// IPC is what an IPC namespace has that a new one has not.
+type IPC struct {
 	Segments []Segment
 	// Semaphores and Queues: there are any.
 	Semaphores, Queues bool
+	// Settings are files below /proc/sys with what was written to them.
+	Settings map[string]string
 }
 
-// ReadSysV reads the objects of a process's IPC namespace; none if that is the caller's own, whose objects are others', too.
-func ReadSysV(pid int) (all SysV, err error) {
+// ReadIPC reads a process's IPC namespace; nothing if that is the caller's own, whose objects are others', too.
+func ReadIPC(pid int) (all IPC, err error) {
 	own, err := os.Readlink("/proc/self/ns/ipc")
 	if err != nil {
 		return all, err
@@ -36,7 +40,15 @@ func ReadSysV(pid int) (all SysV, err error) {
 	if err != nil || own == theirs {
 		return all, err
 	}
+	usual, err := usualSettings()
+	if err != nil {
+		return all, err
+	}
 	err = enterIPC(pid, func() (err error) {
+		if all.Settings, err = settings(); err != nil {
+			return err
+		}
+		maps.DeleteFunc(all.Settings, func(name, value string) bool { return usual[name] == value })
 		if all.Segments, err = segments(); err != nil {
 			return err
 		}
@@ -56,6 +68,37 @@ func enterIPC(pid int, fn func() error) error {
 	}
 	defer ns.Close()
 	return Enter([]NS{{unix.CLONE_NEWIPC, ns}}, fn)
+}
+
+// ipcSettings are those of an IPC namespace (ipc/ipc_sysctl.c, ipc/mq_sysctl.c), but for the numbers that objects are to have.
+var ipcSettings = strings.Fields(`kernel/shmmax kernel/shmall kernel/shmmni kernel/shm_rmid_forced kernel/msgmax kernel/msgmni kernel/msgmnb kernel/sem
+	fs/mqueue/queues_max fs/mqueue/msg_max fs/mqueue/msgsize_max fs/mqueue/msg_default fs/mqueue/msgsize_default`)
+
+const sysctls = "/proc/sys/"
+
+// settings reads those of the calling thread's namespace. A kernel without message queues has not all.
+func settings() (map[string]string, error) {
+	all := make(map[string]string)
+	for _, name := range ipcSettings {
+		value, err := os.ReadFile(sysctls + name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		all[name] = string(value)
+	}
+	return all, nil
+}
+
+// usualSettings are those of a new namespace.
+func usualSettings() (all map[string]string, err error) {
+	err = Enter(nil, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		all, err = settings()
+		return err
+	})
+	return all, err
 }
 
 // some says whether there is more than the heading in a list of the calling thread's namespace.
@@ -100,11 +143,11 @@ func segments() (list []Segment, err error) {
 	return list, nil
 }
 
-// CopySegments makes a new IPC namespace with copies of segments of a process's, under the same numbers.
-func CopySegments(pid int, list []Segment) (ns *os.File, err error) {
-	contents := make([][]byte, len(list))
+// Copy makes a new IPC namespace with the settings and with copies of the segments, under the same numbers, of a process's, of which this was read.
+func (i IPC) Copy(pid int) (ns *os.File, err error) {
+	contents := make([][]byte, len(i.Segments))
 	err = enterIPC(pid, func() error {
-		for n, s := range list {
+		for n, s := range i.Segments {
 			memory, err := unix.SysvShmAttach(s.ID, 0, unix.SHM_RDONLY)
 			if err != nil {
 				return fmt.Errorf("attach segment %d: %w", s.ID, os.NewSyscallError("shmat", err))
@@ -123,7 +166,12 @@ func CopySegments(pid int, list []Segment) (ns *os.File, err error) {
 		if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil {
 			return os.NewSyscallError("unshare", err)
 		}
-		for n, s := range list {
+		for name, value := range i.Settings {
+			if err := os.WriteFile(sysctls+name, []byte(value), 0); err != nil {
+				return err
+			}
+		}
+		for n, s := range i.Segments {
 			if err := s.make(contents[n]); err != nil {
 				return fmt.Errorf("make segment %d: %w", s.ID, err)
 			}
@@ -136,7 +184,7 @@ func CopySegments(pid int, list []Segment) (ns *os.File, err error) {
 
 // make makes a segment in the calling thread's namespace.
 func (s Segment) make(content []byte) error {
-	if err := os.WriteFile("/proc/sys/kernel/shm_next_id", []byte(strconv.Itoa(s.ID)), 0); err != nil {
+	if err := os.WriteFile(sysctls+"kernel/shm_next_id", []byte(strconv.Itoa(s.ID)), 0); err != nil {
 		return err
 	}
 	id, err := unix.SysvShmGet(s.Key, int(s.Size), unix.IPC_CREAT|unix.IPC_EXCL|int(s.Mode))
