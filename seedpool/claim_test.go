@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -272,6 +273,10 @@ func TestBoundWaitsForTheFilesAndDiscardForTheirEnd(t *testing.T) {
 	case err := <-answers:
 		t.Errorf("answered while the snapshot was being changed: %v", err)
 	case <-time.After(50 * time.Millisecond):
+	}
+	// It has not been moved out of its spare's cgroup, which is removed when nobody is in it.
+	if err := syscall.Kill(int(kept.Pid), syscall.SIGKILL); err != nil {
+		t.Error(err)
 	}
 	close(goOn)
 	for range 2 {

@@ -269,23 +269,12 @@ func (p *Pool) Close() error {
 	p.end()
 	p.requests.Wait()
 	p.tasks.Wait()
-	if !p.inUse() {
-		// Best effort: it is made again when it is needed, and what is still in it is not ours.
-		_ = linux.Cgroup{Path: p.config.CgroupRoot}.Remove()
+	// Best effort: it is made again when it is needed, and what is still in it (spares, templates) is not ours to end.
+	root := linux.Cgroup{Path: p.config.CgroupRoot}
+	if pids, err := root.ProcsBelow(); err == nil && len(pids) == 0 {
+		_ = root.Remove()
 	}
 	return errors.Join(p.keepers.close(), p.store.close())
-}
-
-// inUse says whether something may live in the pool's cgroup: bound instances have left it.
-func (p *Pool) inUse() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, i := range p.instances {
-		if i.phase() != phaseBound {
-			return true
-		}
-	}
-	return false
 }
 
 // Recovered is closed when what an earlier sproutd has left is in order. No container start waits for it.
