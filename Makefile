@@ -52,6 +52,7 @@ check: dev generate ## run formatters, linters, the import rule; see that genera
 	@git diff --exit-code -- '*.pb.go' || { echo "check: generated files are not up to date: commit what make generate wrote" >&2; exit 1; }
 	@unformatted=$$($(OUT)/bin/gofumpt -l $(wildcard $(sources))) && [ -z "$$unformatted" ] || \
 		{ echo "check: run gofumpt -w on" $$unformatted >&2; exit 1; }
+	go mod tidy -diff
 	go vet ./...
 	$(OUT)/bin/staticcheck ./...
 	$(OUT)/bin/golangci-lint run
