@@ -19,21 +19,7 @@ func TestStateLiesOnWhatFileSystemTheHostHas(t *testing.T) {
 	for _, mkfs := range []string{"mkfs.xfs", "mkfs.btrfs"} {
 		t.Run(mkfs, func(t *testing.T) {
 			t.Parallel()
-			s, err := stack.Start(t.Context(), stack.Options{Out: outDir(), Dir: nodeOn(t, mkfs), Config: "[fork]\nenabled = true\n"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Log(s.Logs())
-				}
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			if err := s.Import(t.Context(), "tiny-demo"); err != nil {
-				t.Fatal(err)
-			}
+			s := startStack(t, stack.Options{Dir: nodeOn(t, mkfs), Config: stack.Cloning}, "tiny-demo")
 			seed := baked(t, s, "witness", "tiny-demo", "--ready", "log=^ready$", "--", "perl", "-e", witnessed)
 			setPool(t, s, seed, 1)
 			livesOn(t, s, "thaw")

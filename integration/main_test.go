@@ -118,8 +118,15 @@ func ownStack(t *testing.T, images ...string) *stack.Stack {
 // configuredStack is ownStack with lines for sproutd's configuration.
 func configuredStack(t *testing.T, config string, images ...string) *stack.Stack {
 	t.Helper()
+	return startStack(t, stack.Options{Config: config}, images...)
+}
+
+// startStack is ownStack with options.
+func startStack(t *testing.T, o stack.Options, images ...string) *stack.Stack {
+	t.Helper()
 	ctx := t.Context()
-	s, err := stack.Start(ctx, stack.Options{Out: outDir(), Config: config})
+	o.Out = outDir()
+	s, err := stack.Start(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}

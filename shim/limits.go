@@ -18,7 +18,7 @@ import (
 // setRlimits makes sure that every process has the hard limits of the spec, and of those that it does not name none above ours, which a child of runc's would have. The soft
 // ones are left alone: the app was booted with those of the spec, as they are part of the seed key, and may have raised its own since, as a JVM does.
 func (a *attempt) setRlimits(context.Context) error {
-	unnamed, err := a.unnamedLimits()
+	ours, err := limitsOf(os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -39,32 +39,17 @@ func (a *attempt) setRlimits(context.Context) error {
 				return err
 			}
 		}
-		for _, ours := range unnamed {
-			has, known := have[limitNames[ours.Type]]
-			if !known || has.hard <= ours.Hard {
+		for name, row := range limitNames {
+			most := ours[row].hard
+			if have[row].hard <= most || slices.ContainsFunc(a.spec.Process.Rlimits, func(l specs.POSIXRlimit) bool { return l.Type == name }) {
 				continue
 			}
-			if err := setRlimit(pid, specs.POSIXRlimit{Type: ours.Type, Soft: min(has.soft, ours.Hard), Hard: ours.Hard}); err != nil {
+			if err := setRlimit(pid, specs.POSIXRlimit{Type: name, Soft: min(have[row].soft, most), Hard: most}); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// unnamedLimits are our own limits of which the spec says nothing.
-func (a *attempt) unnamedLimits() (list []linux.Rlimit, err error) {
-	for name := range limitNames {
-		if slices.ContainsFunc(a.spec.Process.Rlimits, func(l specs.POSIXRlimit) bool { return l.Type == name }) {
-			continue
-		}
-		ours, err := linux.GetRlimit(os.Getpid(), name)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, ours)
-	}
-	return list, nil
 }
 
 func setRlimit(pid int, l specs.POSIXRlimit) error {

@@ -151,13 +151,9 @@ func cloneMemory(ctx context.Context, s *stack.Stack, r *results, a app) error {
 
 // addMemory sums the clones, the template and its zygote, their holder and the keeper.
 func addMemory(ctx context.Context, s *stack.Stack, r *results, a app, tasks []containerd.Task, one float64, when string) error {
-	sum := 0.0
-	for _, task := range tasks {
-		pss, err := pssOf(s.Context(ctx), task)
-		if err != nil {
-			return err
-		}
-		sum += pss
+	sum, err := pssOfAll(s.Context(ctx), tasks)
+	if err != nil {
+		return err
 	}
 	behind, err := behindClones(s)
 	if err != nil {

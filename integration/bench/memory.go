@@ -51,13 +51,9 @@ func memoryOf(ctx context.Context, s *stack.Stack, r *results, a app) error {
 		tasks = append(tasks, task)
 		r.add("memory", a.name, restored.name, "first_reply_ms", "ms", reply)
 	}
-	sum := 0.0
-	for _, task := range tasks {
-		pss, err := pssOf(s.Context(ctx), task)
-		if err != nil {
-			return err
-		}
-		sum += pss
+	sum, err := pssOfAll(s.Context(ctx), tasks)
+	if err != nil {
+		return err
 	}
 	r.add("memory", a.name, baseRung, "pss_of_1", "MiB", one)
 	r.add("memory", a.name, restored.name, "pss_of_10", "MiB", sum)
@@ -80,6 +76,18 @@ func answering(ctx context.Context, s *stack.Stack, a app, g rung, id string) (c
 		return nil, 0, err
 	}
 	return task, ms(time.Since(from)), confirm(s, g, id)
+}
+
+// pssOfAll is what several containers take of memory, in MiB.
+func pssOfAll(ctx context.Context, tasks []containerd.Task) (mib float64, err error) {
+	for _, task := range tasks {
+		one, err := pssOf(ctx, task)
+		if err != nil {
+			return 0, err
+		}
+		mib += one
+	}
+	return mib, nil
 }
 
 // pssOf is what the processes of a container take of memory, in MiB; what n share counts as one n-th for each.

@@ -132,13 +132,9 @@ func memoryOfRestored(ctx context.Context, s *stack.Stack, r *results, a app, ki
 		}
 		tasks = append(tasks, task)
 	}
-	sum := 0.0
-	for _, task := range tasks {
-		pss, err := pssOf(s.Context(ctx), task)
-		if err != nil {
-			return err
-		}
-		sum += pss
+	sum, err := pssOfAll(s.Context(ctx), tasks)
+	if err != nil {
+		return err
 	}
 	r.add("restore", a.name, kind, fmt.Sprintf("pss_of_%d", atATime), "MiB", sum)
 	return s.RemoveAll(ctx)

@@ -7,11 +7,8 @@ import (
 	"github.com/sproutrun/sprout/seedpool/linux"
 )
 
-// watchNextNumber is INOTIFY_IOC_SETNEXTWD, which kernels with CONFIG_CHECKPOINT_RESTORE have, and watchNoFollow IN_DONT_FOLLOW.
-const (
-	watchNextNumber = 0x40044900
-	watchNoFollow   = 0x02000000
-)
+// watchNoFollow is IN_DONT_FOLLOW.
+const watchNoFollow = 0x02000000
 
 // judgeEvents refuses a descriptor with events to read. Of a process that was restored to be a template they are not its own: it has never run, and nothing waited in its image.
 func (i *inspector) judgeEvents(process *linux.Pidfd, f File) error {
@@ -51,7 +48,7 @@ func (p *planner) planNotify() error {
 			continue
 		}
 		for _, w := range f.Notify {
-			p.main.add(call(fmt.Sprintf("have %d number %d", f.FD, w.WD), sysIoctl, uint64(f.FD), watchNextNumber, uint64(w.WD)),
+			p.main.add(call(fmt.Sprintf("have %d number %d", f.FD, w.WD), sysIoctl, uint64(f.FD), linux.InotifySetNextWD, uint64(w.WD)),
 				call("watch "+w.Path, sysInotifyAdd, uint64(f.FD), p.string(w.Path), uint64(w.Mask|watchNoFollow)))
 		}
 	}

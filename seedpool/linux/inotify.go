@@ -26,8 +26,8 @@ type Watch struct {
 	Handle        []byte `json:"-"`
 }
 
-// setNextWD is INOTIFY_IOC_SETNEXTWD of include/uapi/linux/inotify.h.
-const setNextWD = 0x40044900
+// InotifySetNextWD is INOTIFY_IOC_SETNEXTWD of include/uapi/linux/inotify.h, which kernels with CONFIG_CHECKPOINT_RESTORE have.
+const InotifySetNextWD = 0x40044900
 
 // kernelMinorBits says how the kernel packs a device number, other than stat(2).
 const kernelMinorBits = 20
@@ -96,7 +96,7 @@ func (w Watch) add(fd int, root *os.File) error {
 		return err
 	}
 	defer file.Close()
-	if err := unix.IoctlSetInt(fd, setNextWD, w.WD); err != nil {
+	if err := unix.IoctlSetInt(fd, InotifySetNextWD, w.WD); err != nil {
 		return os.NewSyscallError("ioctl INOTIFY_IOC_SETNEXTWD", err)
 	}
 	wd, err := unix.InotifyAddWatch(fd, fmt.Sprintf("/proc/self/fd/%d", file.Fd()), w.Mask)
