@@ -332,29 +332,40 @@ func TestContainerThatSharesItsMemoryIsCheckpointedOnceItHasSlept(t *testing.T) 
 	t.Parallel()
 	s := configuredStack(t, sharing, "python-demo")
 	setPool(t, s, bakedPython(t, s), 1)
-	run(t, s, "shares", "python-demo", "--null-io")
-	wantRung(t, s, "shares", "thaw")
+	checkpointedOnceItHasSlept(t, s, "shares", "thaw", "shared = false", "/sprout-store-")
+}
+
+func TestCloneIsCheckpointedOnceItHasSlept(t *testing.T) {
+	checkpointedOnceItHasSlept(t, wake{"fork", "fork", 0, true}.ready(t), "slept-clone", "fork", "enabled = false", "")
+}
+
+// checkpointedOnceItHasSlept starts a container of which ctr cannot make a checkpoint, which says what to do, before it has slept and was woken. mapped is in the names of what
+// it has mapped until then.
+func checkpointedOnceItHasSlept(t *testing.T, s *stack.Stack, id, rung, says, mapped string) {
+	t.Helper()
+	run(t, s, id, "python-demo", "--null-io")
+	wantRung(t, s, id, rung)
 	checkpoint := func() error {
-		_, err := s.Ctr(contextOf(t), "task", "checkpoint", "--image-path", t.TempDir(), "shares")
+		_, err := s.Ctr(contextOf(t), "task", "checkpoint", "--image-path", t.TempDir(), id)
 		return err
 	}
-	if err := checkpoint(); err == nil || !strings.Contains(err.Error(), "shared = false") {
+	if err := checkpoint(); err == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("it is said: %v", err)
 	}
-	get(t, s, "shares", "/")
-	if maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid(t, s, "shares"))); err != nil || !strings.Contains(string(maps), "/sprout-store-") {
-		t.Errorf("it does not share its memory: %v", err)
+	get(t, s, id, "/")
+	if maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid(t, s, id))); err != nil || !strings.Contains(string(maps), mapped) {
+		t.Errorf("%s is not mapped: %v", mapped, err)
 	}
 	for range 2 {
-		doze(t, s, "shares")
-		if has, all := onDisk(t, s, "shares"); has > all/4 || all < 16<<20 {
+		doze(t, s, id)
+		if has, all := onDisk(t, s, id); has > all/4 || all < 16<<20 {
 			t.Errorf("asleep it takes %d of %d bytes on disk", has, all)
 		}
-		rouse(t, s, "shares")
-		get(t, s, "shares", "/")
+		rouse(t, s, id)
+		get(t, s, id, "/")
 	}
 	if err := checkpoint(); err != nil {
 		t.Error(err)
 	}
-	get(t, s, "shares", "/")
+	get(t, s, id, "/")
 }
